@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,20 @@ def test_two_processes_equal_one_with_the_same_micro_batches(toy, pair, tmp_path
     assert_another_order(curves(toy, two), curves(toy, one), orders)
     trained = (weights(toy, folder) for folder in (two, one))
     assert_another_order(*trained, [weights(toy, folder) for folder in tmp_path.glob("by-*")])
+
+
+def test_a_profile_of_two_processes_changes_nothing_and_names_the_slowest(toy, pair):
+    folder = pair[0] / "profile"
+    assert toy.losses(folder) == toy.losses(pair[0] / "train")
+    found = json.loads((folder / "profile" / "profile.json").read_text())
+    assert len(found["ranks"]) == 2 and all(rank["exchange"]["mean_s"] > 0 for rank in found["ranks"])
+    for rank in found["ranks"]:
+        parts = math.fsum(times["mean_s"] for part, times in rank.items() if part != "step")
+        assert parts == pytest.approx(rank["step"]["mean_s"], rel=1e-9)
+    text = (folder / "profile" / "step-3.txt").read_text()
+    assert re.search(r"above: rank 0\. Slowest: rank [01], \S+ ms a step", text)
+    rates = {line["step"]: line["steps_per_s"] for line in toy.lines(folder)}
+    assert [step for step, rate in rates.items() if rate is None] == [7, 8, 9, 10]
 
 
 def test_a_resume_from_one_to_two_to_one_process_is_the_same_run(toy, pair, tmp_path):

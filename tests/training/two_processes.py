@@ -94,6 +94,7 @@ def main() -> None:
     results = {
         "train": fit("train", **UNEVEN),
         "accumulate": fit("accumulate", micro_batch_size=1),
+        "profile": fit("profile", **UNEVEN, profile={"start": 3, "steps": 4}),
         "resume": fit("elastic", **UNEVEN, max_steps=8, resume="auto"),
         "skip": fit("skip", **UNEVEN, source=poison, on_nonfinite="skip"),
         "rollback": fit("rollback", **UNEVEN, source=poison, on_nonfinite="rollback"),

@@ -181,14 +181,19 @@ class Trainable(nn.Module, ABC):
         """Return the forward floating-point operations of one window (a multiply-add counts 2), for the mfu metric."""
 
     def step_flops(self, context_length: int, prediction_length: int, variates: int = 1) -> float:
-        """Return the floating-point operations of a forward and backward pass of one window.
+        """Return the floating-point operations of a forward and backward pass of one window."""
+        return sum(self.pass_flops(context_length, prediction_length, variates))
+
+    def pass_flops(self, context_length: int, prediction_length: int, variates: int = 1) -> tuple[float, float]:
+        """Return those of the forward pass and of the backward pass of one window in training.
 
         A backward pass takes a forward pass' for the gradients of inputs, and as much for those of all weights: of an
         adapter's run, for the share of the parameters that is trained.
         """
         sizes = [(parameter.numel(), parameter.requires_grad) for parameter in self.parameters()]
         share = sum(size for size, trained in sizes if trained) / max(sum(size for size, _ in sizes), 1)
-        return (2.0 + share) * self.flops_per_window(context_length, prediction_length, variates)
+        forward = self.flops_per_window(context_length, prediction_length, variates)
+        return forward, (1.0 + share) * forward
 
 
 class Forecaster(Trainable):

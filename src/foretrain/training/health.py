@@ -238,7 +238,7 @@ def _memory(lines: Sequence[Record]) -> dict[str, Any]:
 def _throughput(lines: Sequence[Record], start: Record) -> dict[str, Any]:
     """Return rates of RECENT lines, p50 and p95 of their steps (within 5%), and the time trained and to go."""
     recent = lines[-RECENT:]
-    seconds, steps = _seconds(recent), sum(line["steps"] for line in recent)
+    seconds, steps = _seconds(recent), sum(line["steps"] for line in _rated(recent))
     histogram = merged(line.get("step_s_bins") or {} for line in recent)
     rate = steps / seconds if seconds else lines[-1].get("steps_per_s")
     total = start.get("total_steps")
@@ -287,8 +287,12 @@ def _data(lines: Sequence[Record], start: Record) -> dict[str, Any]:
 
 def _seconds(lines: Sequence[Record]) -> float:
     """Return the seconds of the steps of lines, without pauses for validations and checkpoints."""
-    rated = [line for line in lines if line.get("steps_per_s")]
-    return math.fsum(line["steps"] / line["steps_per_s"] for line in rated)
+    return math.fsum(line["steps"] / line["steps_per_s"] for line in _rated(lines))
+
+
+def _rated(lines: Sequence[Record]) -> list[Record]:
+    """Return the lines that tell a rate: not those whose every step was under a profiler."""
+    return [line for line in lines if line.get("steps_per_s")]
 
 
 def _weighted(lines: Sequence[Record], name: str, instead: str = "", *, by_time: bool = False) -> float | None:

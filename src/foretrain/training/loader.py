@@ -90,6 +90,7 @@ class PreparedBatch(NamedTuple):
     rows: int  # mean rows per window
     context_length: int
     prediction_length: int
+    padding_windows: int = 0  # that only fill the batch up to its shape
     copied: Any = None  # CUDA event of a prefetch: batch is on the GPU once it completes; None = batch is on the CPU
 
     def to(self, device: torch.device) -> Batch:
@@ -229,7 +230,8 @@ class BatchLoader:
         num_windows = len(windows) - windows.num_padding_windows
         rows = max(round(len(windows.context) / len(windows)), 1)
         lengths = windows.context.shape[1], windows.future.shape[1]
-        return PreparedBatch(micro_batch, self._collate(windows), num_windows, rows, *lengths)
+        padding = windows.num_padding_windows
+        return PreparedBatch(micro_batch, self._collate(windows), num_windows, rows, *lengths, padding)
 
     def blank_batches(self) -> Iterator[Batch]:
         """Yield one batch of every shape of a stream of micro-batches, without observed values: for warm-up."""

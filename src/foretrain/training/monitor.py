@@ -92,6 +92,8 @@ class Monitor:
         self.line = LineStats()  # the steps since the last line
         self.watcher, self.serious_alarm = Watcher(), False  # of rank 0
         self._ended = time.perf_counter()  # when the newest step ended; later by pauses
+        self.seconds = 0.0  # that the newest step took, without pauses
+        self._timed = True  # False if the newest step was under a profiler
         self._peak: float | None = None
         self._bar: Bar | None = None
         self._tensorboard: Any = None
@@ -115,10 +117,11 @@ class Monitor:
         its evaluations by the evaluators that are due. line: the steps since its last line, as a checkpoint holds them.
         facts: what the line on this start says of the data.
         """
+        self._ended = time.perf_counter()
         if not self.world.is_main:
             return
         self.journal.truncate(step, validation_due, evaluations_due)
-        self.line, self._ended = line or LineStats(), time.perf_counter()
+        self.line = line or LineStats()
         self.watcher, self.serious_alarm = Watcher(read_journal(self.journal.path)), False
         self._write(
             {
@@ -158,26 +161,30 @@ class Monitor:
         self._log.write(_with_time(text))
         self._log.flush()
 
-    def step(self, result: StepResult, stats: LocalStepStats, train_state: TrainState) -> None:
-        """Record a finished step; log it every log_every steps, at the last one, and if the update was skipped."""
+    def step(self, result: StepResult, stats: LocalStepStats, train_state: TrainState, *, timed: bool = True) -> None:
+        """Record a finished step; log it every log_every steps, at the last one, and if the update was skipped.
+
+        timed: False leaves its time out of rates, since a profiler slowed it down.
+        """
         self._run = replace(self._run, steps=self._run.steps + 1, windows=self._run.windows + result.windows)
+        step, now = train_state.step, time.perf_counter()
+        self.seconds, self._ended = now - self._ended, now
+        of_ranks, self._timed = self._timed and timed, timed  # ranks tell of the step before
         if not self.world.is_main:
             return
-        step, now = train_state.step, time.perf_counter()
         flops = sum(windows * self.flops(*size) for windows, *size in stats.sizes)
         self.line.add(
             result.loss,
             result.grad_norm,
-            now - self._ended,
+            self.seconds if timed else None,
             applied=result.applied,
             clipped=self.config.clip_norm is not None and result.grad_norm > self.config.clip_norm,
             windows=result.windows,
             flops=flops * result.windows / max(stats.windows, 1),  # other ranks are assumed to need the same
             data_wait=stats.data_wait,
-            work=result.rank_work,
-            waits=result.rank_waits,
+            work=result.rank_work if of_ranks else (),
+            waits=result.rank_waits if of_ranks else (),
         )
-        self._ended = now
         if self._bar:
             self._bar.update(self._bar.task_ids[0], completed=step)
         every = self.config.health_every
@@ -277,6 +284,7 @@ class Monitor:
         """Return the line of metrics.jsonl for a step, and of all since the last line (LineStats.record)."""
         used, total = memory_gb(self.world.device)
         stats = self.line.record()
+        rate = stats["flops_per_s"]
         record: dict[str, Any] = {
             "step": train_state.step,
             "kind": "train",
@@ -286,7 +294,7 @@ class Monitor:
             "grad_norm": result.grad_norm,
             "loss_ema": train_state.loss_ema,
             **stats,
-            "mfu": stats["flops_per_s"] / self.peak() / self.world.size if self.peak() else None,
+            "mfu": None if rate is None or not self.peak() else rate / self.peak() / self.world.size,
             "memory_gb": used,
             "memory_total_gb": total,
             "bad_batches": train_state.bad_batches,
@@ -298,7 +306,7 @@ class Monitor:
 
     def _line(self, record: dict[str, Any], train_state: TrainState) -> str:
         """Format a record for the console."""
-        left = (self.plan.steps - train_state.step) / record["steps_per_s"]
+        rate, left = record["steps_per_s"], self.plan.steps - train_state.step
         best = f"lowest ema {_number(train_state.lowest)}"
         if self.config.validate_every is not None:
             best = f"best {self.config.best_metric} {_number(train_state.best)}"
@@ -311,11 +319,17 @@ class Monitor:
             best,
             f"lr {record['lr']:.2e}",
             f"mem {record['memory_gb']:.1f}/{record['memory_total_gb']:.0f}GB",
-            f"{record['steps_per_s']:.3g} step/s",
-            f"{record['windows_per_s']:,.0f} series/s",
-            f"mfu {100 * record['mfu']:.0f}%" if record["mfu"] is not None else "",
-            f"data {100 * record['data_share']:.1f}%",
-            f"eta {duration(left)}",
+            *(
+                ["profiled"]
+                if rate is None
+                else [
+                    f"{rate:.3g} step/s",
+                    f"{record['windows_per_s']:,.0f} series/s",
+                    f"mfu {100 * record['mfu']:.0f}%" if record["mfu"] is not None else "",
+                    f"data {100 * record['data_share']:.1f}%",
+                    f"eta {duration(left / rate)}",
+                ]
+            ),
             f"gnorm {record['grad_norm']:.3f}"
             + (f" (clipped {100 * record['clipped_share']:.0f}%)" if record["clipped_share"] else ""),
             f"left out: {record['left_out']}" if "left_out" in record else "",
@@ -367,7 +381,7 @@ def _with_time(text: str) -> str:
 def peak_flops(device: torch.device, dtype: str, tf32: bool) -> float:
     """Return the peak FLOP/s of a device: from PEAKS for a GPU, measured for a CPU, 0 if unknown."""
     if device.type == "cpu":
-        return _measured_peak()
+        return _measured_peak(getattr(torch, dtype))
     if device.type != "cuda":
         return 0.0
     name = torch.cuda.get_device_name(device)
@@ -379,11 +393,11 @@ def peak_flops(device: torch.device, dtype: str, tf32: bool) -> float:
     return 0.0
 
 
-def _measured_peak() -> float:
-    """Measure the FLOP/s of a float32 matrix product that fits the cache, best of 8: takes about 50 ms."""
+def _measured_peak(dtype: torch.dtype) -> float:
+    """Measure the FLOP/s of a matrix product of a type that fits the cache, best of 8: takes about 50 ms."""
     n = 384
-    a, b, best = torch.rand(n, n), torch.rand(n, n), float("inf")
-    out = torch.empty(n, n)
+    a, b, out = (torch.ones(n, n, dtype=dtype) for _ in range(3))
+    best = float("inf")
     for _ in range(8):
         start = time.perf_counter()
         torch.mm(a, b, out=out)

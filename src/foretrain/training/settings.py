@@ -76,6 +76,13 @@ class TokenBudgetConfig(Section):
     warmup: Annotated[bool | None, FREE] = None
 
 
+class ProfileConfig(Section):
+    """The steps that a run measures part by part (profile.py)."""
+
+    start: Annotated[int, FREE] = Field(default=11, ge=1)  # the first of them; the run's first steps are slower
+    steps: Annotated[int, FREE] = Field(default=20, ge=1, le=1000)  # that are timed; a few more rank the operators
+
+
 class TrainingConfig(Section):
     """Length, batch sizes, precision, validation, checkpoints and logs of a run.
 
@@ -139,6 +146,7 @@ class TrainingConfig(Section):
     log_every: Annotated[int, FREE] = Field(default=10, ge=1)  # steps
     health_every: Annotated[int | None, FREE] = Field(default=1000, ge=1)  # steps between health reports; null: none
     alarms: Annotated[Literal["say", "stop"], FREE] = "say"  # stop: a serious one ends the run (alarms.py)
+    profile: Annotated[ProfileConfig | None, FREE] = None  # a table of what a step takes, by its parts
     tensorboard: Annotated[bool, FREE] = True
     release: Annotated[bool, FREE] = True  # write release/ at the end; false for trials of a tuner
 

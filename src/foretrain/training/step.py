@@ -55,6 +55,7 @@ class LocalStepStats:
     data_wait: float = 0.0  # seconds spent waiting for data
     # (windows, context length, prediction length, rows per window) of each micro-batch that is not idle
     sizes: list[tuple[int, int, int, int]] = field(default_factory=list)
+    padding_windows: list[int] = field(default_factory=list)  # of each of these: windows that only fill its shape
 
     @property
     def windows(self) -> int:
@@ -99,6 +100,10 @@ class OwnTime:
         return event
 
 
+def not_profiled(part: str) -> None:
+    """Do nothing: the mark of a step that nothing measures."""
+
+
 class Updater:
     """Runs forward, backward, clipping, optimizer and weight average: the part of the loop that changes weights."""
 
@@ -121,6 +126,7 @@ class Updater:
         # In float64 a step's sum of losses is exact enough not to depend on its partition; mps has no float64.
         self.sum_dtype = torch.float32 if world.device.type == "mps" else torch.float64
         self.own_time = OwnTime(world.device)
+        self.mark: Callable[[str], object] = not_profiled  # called with the part of a step that ends there (profile.py)
         self._before = (0.0, 0.0)  # seconds of the step before: own computing, waits for data
 
     def step(
@@ -143,10 +149,12 @@ class Updater:
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         if self.parallel.sharded is None:
             reduced = self.world.all_reduce_sum(torch.cat([sums, counts]))
+            self._mark_exchange()
             raw_norm = torch.nn.utils.get_total_norm(gradients).to(self.sum_dtype)
         else:
             squares = self.parallel.sharded.sum_of_squares(gradients, self.sum_dtype)
             *reduced, raw_norm = self.world.all_reduce_sum(torch.cat([sums, counts, squares.reshape(1)]))
+            self._mark_exchange()
             reduced, raw_norm = torch.stack(reduced), raw_norm.sqrt()
         # the step's only host sync
         total, weight, windows, *others, norm = torch.cat([reduced, raw_norm.reshape(1)]).tolist()
@@ -163,6 +171,7 @@ class Updater:
         if result.applied:
             self._apply(gradients, factor, result, beta1)
         self.optimizer.zero_grad(set_to_none=True)
+        self.mark("optimizer")
         if result.nonfinite:
             losses = torch.stack(stats.losses).tolist()
             pairs = zip(stats.micro_batches, losses, strict=True)
@@ -187,6 +196,11 @@ class Updater:
             for buffer, value in saved:
                 buffer.copy_(value)
 
+    def _mark_exchange(self) -> None:
+        """End the part in which ranks wait for each other; in a run of one process there is none."""
+        if self.world.size > 1:
+            self.mark("exchange")
+
     def _times_of_ranks(self) -> list[float]:
         """Return own computing and waits of the step before in this rank's place, 0 in those of others; [] alone."""
         if self.world.size == 1:
@@ -203,14 +217,17 @@ class Updater:
             self.world.watch.tick("reading data")
             prepared = next(batches)
             stats.data_wait += time.perf_counter() - start
+            self.mark("data")
             micro_batch = prepared.micro_batch
             self.world.watch.tick("computing")
             self.own_time.begin()
             batch = prepared.to(self.world.device)
+            self.mark("copy")
             seed_draws(draw_seed(self.seed, micro_batch.step, micro_batch.k), self.world.device)
             with gradient_sync(self.network, micro_batch.last):
                 with autocast(self.world.device, self.config.dtype):
                     loss = self.network(batch)
+                self.mark("forward")
                 if micro_batch.last:  # its backward exchanges gradients
                     self.own_time.end()
                 if self.scaler.needs_start:
@@ -220,12 +237,14 @@ class Updater:
                 (loss.total if scale == 1.0 else loss.total * scale).backward()
             if not micro_batch.last:
                 self.own_time.end()
+            self.mark("last backward" if micro_batch.last else "backward")
             value = torch.stack([loss.total.detach().to(self.sum_dtype), loss.weight.detach().to(self.sum_dtype)])
             stats.micro_batches.append(micro_batch)
             stats.losses.append(torch.zeros_like(value) if micro_batch.idle else value)
             if not micro_batch.idle:
                 p = prepared
                 stats.sizes.append((p.windows, p.context_length, p.prediction_length, p.rows))
+                stats.padding_windows.append(p.padding_windows)
             if micro_batch.last:
                 return stats
 
@@ -248,6 +267,8 @@ class Updater:
         # some optimizers draw random numbers: they must be equal on every rank and in a resumed run
         seed_draws(draw_seed(self.seed, self.train_state.updates, -1), self.world.device)
         self.optimizer.step()
+        self.mark("optimizer")
         if self.ema is not None:
             self.ema.update(self.train_state.updates)
+            self.mark("average")
         self.train_state.updates += 1

@@ -41,6 +41,7 @@ from foretrain.training.nonfinite import save_for_replay
 from foretrain.training.optimizer import OptimizerConfig, build_optimizer, check_optimizer
 from foretrain.training.optimizer_state import state_numbers
 from foretrain.training.parallel import Parallel, parallelism, parallelize, shards, unwrap
+from foretrain.training.profile import StepProfiler, steps_of
 from foretrain.training.release import drop_evaluation, saved_promotion, write_records, write_release
 from foretrain.training.run_record import JOURNAL
 from foretrain.training.schedule import beta1_at, lr_at, warmup_steps
@@ -131,6 +132,7 @@ class Trainer:
         check_optimizer(model, optimizer, parallelism(training, model, self.world) in ("fsdp", "hsdp"))
         self.plan = plan_of(self.loader.stream, training, self.world.size)
         self.evaluators.check(self.plan)
+        steps_of(training, self.plan)  # raises for steps that the run does not have
         warmup_steps(
             optimizer.schedule, self.plan.steps
         )  # raises for an impossible schedule before anything is written
@@ -174,7 +176,8 @@ class Trainer:
             if result.applied:
                 self.last_loss = result.loss
                 train_state.observe_loss(result.loss)
-            self.monitor.step(result, stats, train_state)
+            self.monitor.step(result, stats, train_state, timed=self.profiler.timed(train_state.step))
+            self.profiler.after(train_state.step, stats)
             if self.plan.ends_epoch(train_state.step):
                 self.monitor.epoch(train_state.step, *train_state.end_epoch())
             if stop := self._validate_and_checkpoint(StopRequests(*result.stops)):
@@ -183,8 +186,9 @@ class Trainer:
     def _step(self) -> tuple[StepResult, LocalStepStats]:
         """Run a step. The first one since the start may compile: it has the longer deadline, and a signal ends it."""
         first, self.stepped, watch = not self.stepped, True, self.world.watch
-        watch.step = self.train_state.step + 1
-        with self.world.phase("evaluation" if first else "step"), self.signals.at_once(first):
+        watch.step = number = self.train_state.step + 1
+        phase, profiled = self.world.phase("evaluation" if first else "step"), self.profiler.around(number)
+        with phase, self.signals.at_once(first), profiled:
             done = self.updater.step(self.batches, self._lr(), self._stop_requests, self._beta1())
         watch.tick("logging")
         return done
@@ -302,6 +306,10 @@ class Trainer:
         self.updater = Updater(
             self.parallel, self.optimizer, self.ema, self.train_state, self.config, seed=self.seed, world=self.world
         )
+        self.profiler = StepProfiler(
+            self.config, self.plan, self.world, self.model, self.updater, self.monitor, self.output_dir,
+            done=self.train_state.step,
+        )  # fmt: skip
         self._warm_up()
         self.stepped = False  # since this start
         self.batches = self._batches()
@@ -517,6 +525,7 @@ class Trainer:
         """Load the best checkpoint, or the last one without validation, into the model, and write the release."""
         train_state = self.train_state
         self.world.watch.tick("writing the release")
+        self.profiler.end(train_state.step)
         if self.last_saved != train_state.step:
             self._save(WeightScores(), final=True)
         self.checkpoints.wait()

@@ -346,12 +346,11 @@ class Kronos(ReleaseModel, Streams):
         ends = 2.0 * tokens * width * (2 * width + 2**c.s1_bits + 2**c.s2_bits)
         return encoder_flops(self.tokenizer, bars) + blocks + dependency + ends
 
-    def step_flops(self, context_length: int, prediction_length: int, variates: int = 1) -> float:
-        """FLOPs of both passes of a window; the tokenizer has no backward pass, and with a token cache no forward."""
+    def pass_flops(self, context_length: int, prediction_length: int, variates: int = 1) -> tuple[float, float]:
+        """FLOPs of each pass of a window; the tokenizer has no backward pass, and with a token cache no forward."""
         encoder = encoder_flops(self.tokenizer, context_length + prediction_length)
-        both = super().step_flops(context_length, prediction_length, variates)
-        factor = both / self.flops_per_window(context_length, prediction_length, variates)
-        return both - (factor - (self.cached_tokens is None)) * encoder
+        forward, backward = super().pass_flops(context_length, prediction_length, variates)
+        return forward - (self.cached_tokens is not None) * encoder, backward * (1 - encoder / forward)
 
 
 def _stored(folder: Path, origin: str | None) -> KronosConfig:
