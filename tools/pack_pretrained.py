@@ -161,7 +161,12 @@ def of_journal(run: Path) -> Totals:
     if not lines:
         raise ModelError(f"{run / 'metrics.jsonl'}: has no steps.")
     steps = [line["step"] - before for line, before in zip(lines, [0, *(x["step"] for x in lines)], strict=False)]
-    seconds = [count / line["steps_per_s"] for count, line in zip(steps, lines, strict=True)]
+    rated = [(count, line) for count, line in zip(steps, lines, strict=True) if line["steps_per_s"]]
+    if not rated:
+        raise ModelError(f"{run / 'metrics.jsonl'}: has no rates, since every step was profiled.")
+    rest = sum(steps) / sum(count for count, _ in rated)  # profiled lines tell no rate: they were as the others
+    seconds = [rest * count / line["steps_per_s"] for count, line in rated]
+    lines = [line for _, line in rated]
     windows = round(_sum(line["windows_per_s"] * s for line, s in zip(lines, seconds, strict=True)))
     counted = all("flops_per_s" in line for line in lines)
     if counted:

@@ -112,6 +112,16 @@ def test_lines_of_an_older_version_are_read_as_far_as_they_go():
     assert found["gradients"]["p95"] is None and "- to go" in render(found)
 
 
+def test_lines_without_rates_leave_the_speed_as_it_is():
+    slowed = dict.fromkeys(("steps_per_s", "windows_per_s", "data_share", "mfu"))
+    found = [health([start(), line(10), line(20, **rest)]) for rest in ({}, {**slowed, "step_s_bins": {}})]
+    for name in ("steps_per_s", "series_per_s", "step_s_mean", "step_s_p95", "mfu"):
+        assert found[1]["throughput"][name] == pytest.approx(found[0]["throughput"][name])
+    assert found[1]["throughput"]["trained_s"] == pytest.approx(2.0)
+    only = render(health([start(), line(10, **slowed, step_s_bins={})]))
+    assert "speed       - step/s, - series/s" in only
+
+
 def test_a_box_is_as_wide_as_its_longest_line():
     rows = render(health([start(), line(10)])).splitlines()
     assert len({len(row) for row in rows}) == 1 and rows[0][0] == "┌" and rows[-1][-1] == "┘"

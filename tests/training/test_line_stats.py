@@ -46,6 +46,21 @@ def test_the_slowest_rank_and_the_one_that_waits_longest_are_named():
     assert not {"slowest_rank", "waiting_rank"} & sharded.record().keys()
 
 
+def test_steps_under_a_profiler_count_for_losses_and_not_for_times():
+    stats, ranks = LineStats(), {"work": (0.1, 0.2), "waits": (0.0, 0.1)}
+    add(stats, 1.0, seconds=0.1, **ranks)
+    before = {name: value for name, value in stats.record().items() if not name.startswith(("loss", "grad"))}
+    stats.add(3.0, 4.0, None, applied=False, clipped=True, windows=9, flops=9.0, data_wait=9.0, **ranks)
+    found = stats.record()
+    assert (found["steps"], found["untimed_steps"], found["loss_mean"], found["left_out_steps"]) == (2, 1, 2.0, 1)
+    changed = {name for name, value in before.items() if found[name] != value}
+    assert changed == {"steps", "clipped_share", "left_out_steps"}
+    alone = LineStats()
+    alone.add(3.0, 4.0, None, applied=True, clipped=True, windows=9, flops=9.0, data_wait=9.0)
+    rates = ("steps_per_s", "windows_per_s", "flops_per_s", "step_s_median", "step_s_p95", "data_share")
+    assert all(alone.record()[name] is None for name in rates) and alone.record()["loss_mean"] == 3.0
+
+
 def test_no_step_has_no_record_and_no_finite_loss_has_no_mean():
     assert LineStats().record() == {}
     stats = LineStats()

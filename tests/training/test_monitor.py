@@ -11,6 +11,7 @@ import time
 import pytest
 import torch
 from rich.console import Console
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from foretrain.errors import TrainingError
 from foretrain.printing import printable_output
@@ -242,6 +243,21 @@ def test_a_cpu_has_a_measured_peak_and_a_size():
     assert peak_flops(torch.device("cpu"), "float32", False) > 1e8
     used, total = memory_gb(torch.device("cpu"))
     assert 0 < used < total
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_the_peak_of_a_cpu_is_that_of_products_in_the_type_of_the_training(dtype):
+    seen = set()
+
+    class Types(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func._overloadpacket is torch.ops.aten.mm:
+                seen.update(tensor.dtype for tensor in args)
+            return func(*args, **(kwargs or {}))
+
+    with Types():
+        assert peak_flops(torch.device("cpu"), dtype, False) > 0
+    assert seen == {getattr(torch, dtype)}
 
 
 @pytest.mark.parametrize(

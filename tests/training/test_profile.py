@@ -49,6 +49,39 @@ def test_the_table_is_a_file_of_its_step_and_in_the_log(profiled):
     assert max(map(len, text.splitlines())) <= 120
 
 
+class FakeEvent:
+    """An event of a GPU whose clock goes on by a millisecond a record."""
+
+    clock = 0
+
+    def __init__(self, enable_timing: bool) -> None:
+        assert enable_timing
+        self.at = 0
+
+    def record(self) -> None:
+        FakeEvent.clock += 1
+        self.at = FakeEvent.clock
+
+    def elapsed_time(self, later: FakeEvent) -> float:
+        return float(later.at - self.at)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_what_follows_the_last_gradient_of_a_step_is_exchange(monkeypatch, device):
+    clock = iter(range(1, 100))
+    monkeypatch.setattr(torch.cuda, "Event", FakeEvent)
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock) / 1000)
+    times = profile.PartTimes(torch.device(device))
+    for part in ("data", "forward"):
+        times.mark(part)
+    for _ in range(3):  # gradients, of which the newest counts
+        times.touch(torch.ones(()))
+    for part in ("last backward", "exchange", "optimizer"):
+        times.mark(part)
+    expected = {"data": 1, "forward": 1, "backward": 3, "exchange": 2, "optimizer": 1}
+    assert times.seconds() == pytest.approx({part: milliseconds / 1000 for part, milliseconds in expected.items()})
+
+
 def test_operators_are_ranked_by_their_own_time(profiled):
     operators = profile_of(profiled[0])["operators"]
     ranked = operators["of"]

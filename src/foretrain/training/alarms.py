@@ -165,7 +165,8 @@ class Watcher:
                 usual = 2 * usual - own if processes == 2 else usual  # the median of two is their mean
                 beside, slow = f", a usual one {1000 * usual:.3g} ms", own > STRAGGLING * usual
             else:
-                step = median(1 / rate for one in lines if (rate := one.get("steps_per_s")))
+                rates = [rate for one in lines if (rate := one.get("steps_per_s"))]
+                step = 1 / median(rates) if rates else math.inf
                 beside, slow = f" of {1000 * step:.3g} ms", own > STARVED * step
             if slow:
                 text = f"rank {ranks.pop()} {verb} {1000 * own:.3g} ms a step{beside}; the others wait for it"

@@ -11,14 +11,13 @@ _MEANING = {
     "copy": "to the device",
     "forward": "",
     "backward": "",
-    "exchange": "waiting for other ranks, of which the passes hide nothing",
+    "exchange": "with other ranks, as far as no pass hides it",
     "optimizer": "with clipping",
     "average": "of weights",
     "rest": "between these: the host's own work, logs",
-    "step": "",
 }
 _OWN = ("data", "copy", "forward", "backward")  # what a rank does before it waits for others
-_WIDEST = 44  # characters of an operator's name
+_WIDEST = 60  # characters of an operator's name
 
 
 def table(found: Mapping[str, Any]) -> str:
@@ -38,7 +37,9 @@ def _parts(found: Mapping[str, Any]) -> list[str]:
     step = own["step"]["mean_s"]
     for part, times in own.items():
         share = f"{100 * times['mean_s'] / step:.1f}%"
-        meaning = f"  {_MEANING[part]}" if _MEANING[part] else ""
+        meaning = f"  {_MEANING[part]}" if _MEANING.get(part) else ""
+        if part == "step":
+            meaning = f"  {100 * (1 - own['rest']['mean_s'] / step):.1f}% of it in the parts above the rest"
         if found["sharded"] and part in ("forward", "backward"):
             meaning = "  with the exchange of sharded weights and gradients"
         lines.append(f"{part:12}{1e3 * times['mean_s']:10.3f}{share:>8}{1e3 * times['p95_s']:10.3f}{meaning}")
@@ -48,6 +49,8 @@ def _parts(found: Mapping[str, Any]) -> list[str]:
 def _ranks(found: Mapping[str, Any]) -> list[str]:
     if len(found["ranks"]) == 1:
         return []
+    if found["sharded"]:
+        return ["above: rank 0. Passes of a sharded model wait for other ranks, so the slowest cannot be told", ""]
     own = [sum(rank[part]["mean_s"] for part in _OWN if part in rank) for rank in found["ranks"]]
     slowest = max(range(len(own)), key=own.__getitem__)
     return [
