@@ -20,8 +20,9 @@ from benchmarks import harness
 
 import numpy as np  # isort: skip  (after the harness, which sets the threads)
 
+from foretrain.atomic import write_json
 from foretrain.training.alarms import Watcher
-from foretrain.training.health import write_health
+from foretrain.training.health import Health, render
 from foretrain.training.journal import Journal
 from foretrain.training.line_stats import LineStats
 
@@ -66,10 +67,11 @@ def run(folder: Path, steps: int, log_every: int, health_every: int | None, *, w
     draw = np.random.default_rng(0)
     losses = (3 * np.exp(-np.arange(steps) / 5000) + 0.1 * draw.standard_normal(steps)).tolist()
     norms, seconds = draw.lognormal(0, 0.3, steps).tolist(), draw.lognormal(-3, 0.1, steps).tolist()
-    journal, watcher, line = Journal(folder / "metrics.jsonl"), Watcher(), LineStats()
+    journal, watcher, health, line = Journal(folder / "metrics.jsonl"), Watcher(), Health(), LineStats()
     start = {"step": 0, "kind": "start", "total_steps": steps, "processes": 4, "log_every": log_every, "clip_norm": 1.0}
     journal.write(start)
     watcher.see(start)
+    health.see(start)
     began = time.process_time()
     for k in range(steps):
         if watch:
@@ -84,9 +86,12 @@ def run(folder: Path, steps: int, log_every: int, health_every: int | None, *, w
             journal.write(record)
             if watch:
                 watcher.see(record)
+                health.see(record)
                 line = LineStats()
         if watch and health_every is not None and step % health_every == 0:
-            write_health(folder, step)
+            report = health.report()
+            render(report)
+            write_json(folder / "health.json", report)
     spent = time.process_time() - began
     journal.close()
     return spent

@@ -8,14 +8,12 @@ of a line; the newest RECENT lines are looked at more closely.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections import deque
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from foretrain.atomic import write_json
 from foretrain.errors import ConfigError
 from foretrain.printing import duration
-from foretrain.training.journal import read_journal
 from foretrain.training.line_stats import merged, quantile
 
 RECENT = 40  # lines
@@ -30,47 +28,216 @@ Record = dict[str, Any]
 T = TypeVar("T")
 
 
-def write_health(output_dir: Path, step: int) -> tuple[dict[str, Any], str]:
-    """Write health.json of a run folder, of its lines up to a step; return the report and its text."""
-    report = health(read_journal(output_dir / "metrics.jsonl"), step)
-    write_json(output_dir / "health.json", report)
-    return report, render(report)
-
-
 def health(records: Iterable[Record], step: int | None = None, *, of: str = "metrics.jsonl") -> dict[str, Any]:
     """Return the report on a run at a step (None: at its end) as JSON data; what its lines do not tell is None.
 
     of: the name of their file. Raises ConfigError if no training line is there up to that step.
     """
-    starts, lines, latest = _read(records, step)
-    if not lines:
+    found = Health()
+    for record in records:
+        if step is not None and record["step"] > step:
+            break
+        found.see(record)
+    if not found.lines:
         where = "" if step is None else f" up to step {step:,}"
         raise ConfigError(f"{of}: has no training line{where}, so there is nothing to report on.")
-    start = starts[-1] if starts else {}
-    return {
-        "step": lines[-1]["step"],
-        "total_steps": start.get("total_steps"),
-        "epoch": lines[-1].get("epoch"),
-        "lines": len(lines),
-        "starts": len(starts),
-        "processes": start.get("processes"),
-        "loss": _loss(lines, start),
-        "gradients": _gradients(lines, start),
-        "learning_rate": _learning_rate(lines),
-        "memory": _memory(lines),
-        "throughput": _throughput(lines, start),
-        "ranks": _ranks(lines),
-        "data": _data(lines, start),
-        "validation": latest.get("validation"),
-        "evaluators": latest.get("evaluation", {}),
-        "alarms": latest.get("alarms", []),
-    }
+    return found.report()
+
+
+class Health:
+    """What the records of a run come to so far. It keeps few of them, so a report of a long run costs no more."""
+
+    def __init__(self, records: Iterable[Record] = ()) -> None:
+        self.lines = 0
+        self._starts, self._start = 0, Record()
+        self._recent: deque[Record] = deque(maxlen=RECENT)
+        self._losses: deque[tuple[int, float]] = deque(maxlen=RECENT)  # (step, mean of its line)
+        self._fast, self._slow = Average(), Average()
+        self._period = 1  # steps of a line
+        self._lowest: tuple[float, int] | None = None  # (mean of a line, step)
+        self._lowest_step: float | None = None
+        self._explosions: list[int] = []
+        self._rates: list[float] = []
+        self._clipped = self._clipped_of = 0.0  # share x steps, steps
+        self._left_out = 0
+        self._seconds = self._wait = 0.0
+        self._memory: float | None = None
+        self._latest: dict[str, Any] = {"validation": None, "evaluation": {}, "alarms": []}
+        self._pending: list[Record] = []  # since the newest training line, so not known to a report at its step
+        for record in records:
+            self.see(record)
+
+    def see(self, record: Record) -> None:
+        """Take the next record of metrics.jsonl."""
+        kind = record.get("kind")
+        if kind == "alarm":  # it follows its line at once
+            self._latest["alarms"].append({name: record.get(name) for name in ("step", "code", "text")})
+        elif kind != "train":
+            self._pending.append(record)
+        else:
+            for other in self._pending:
+                self._see_other(other)
+            self._pending.clear()
+            self._see_line(with_steps(record, self._recent[-1] if self._recent else None))
+
+    def _see_other(self, record: Record) -> None:
+        kind = record.get("kind")
+        if kind == "start":
+            self._starts, self._start = self._starts + 1, record
+        elif kind == "validation":
+            self._latest["validation"] = _metrics(record) | {"best": record.get("best")}
+        elif kind == "evaluation":
+            facts = {name: record.get(name) for name in ("state", "score", "best")}
+            self._latest["evaluation"][str(record.get("evaluator"))] = _metrics(record) | facts
+
+    def _see_line(self, line: Record) -> None:
+        steps = line["steps"]
+        self._period = self._start.get("log_every") or max(self._period, steps)
+        if (loss := _mean_loss(line)) is not None:
+            self._losses.append((line["step"], loss))
+            self._fast.add(loss, steps, FAST * self._period)
+            self._slow.add(loss, steps, SLOW * self._period)
+            self._lowest = min(self._lowest or (loss, line["step"]), (loss, line["step"]))
+        if (smallest := line.get("loss_min")) is not None:
+            self._lowest_step = smallest if self._lowest_step is None else min(self._lowest_step, smallest)
+        if _explodes(line, list(self._recent)[-_BEFORE:]):
+            self._explosions.append(line["step"])
+        if line.get("lr") is not None:
+            self._rates.append(line["lr"])
+        if (share := line.get("clipped_share")) is not None:
+            self._clipped, self._clipped_of = self._clipped + share * steps, self._clipped_of + steps
+        if (memory := line.get("memory_gb")) is not None:
+            self._memory = memory if self._memory is None else max(self._memory, memory)
+        self._left_out += line.get("left_out_steps") or 0
+        self._seconds += _seconds([line])
+        self._wait += line.get("data_wait_s") or 0.0
+        self._recent.append(line)
+        self.lines += 1
+
+    def report(self) -> dict[str, Any]:
+        """Return the report, of one training line or more."""
+        lines, start = list(self._recent), self._start
+        return {
+            "step": lines[-1]["step"],
+            "total_steps": start.get("total_steps"),
+            "epoch": lines[-1].get("epoch"),
+            "lines": self.lines,
+            "starts": self._starts,
+            "processes": start.get("processes"),
+            "loss": self._loss(lines),
+            "gradients": self._gradients(lines),
+            "learning_rate": {
+                "newest": self._rates[-1] if self._rates else None,
+                "highest": max(self._rates, default=None),
+                "course": thinned(self._rates, RECENT),
+            },
+            "memory": {
+                "used_gb": lines[-1].get("memory_gb"),
+                "highest_gb": self._memory,
+                "total_gb": lines[-1].get("memory_total_gb"),
+            },
+            "throughput": self._throughput(lines),
+            "ranks": _ranks(lines),
+            "data": {
+                "wait_share": _weighted(lines, "data_share", by_time=True),
+                "wait_s_of_run": self._wait,
+                **{name: start.get(name) for name in ("series", "short_series", "batch_size", "unit")},
+            },
+            "validation": self._latest["validation"],
+            "evaluators": dict(self._latest["evaluation"]),
+            "alarms": list(self._latest["alarms"]),
+        }
+
+    def _loss(self, lines: Sequence[Record]) -> dict[str, Any]:
+        """Return averages, slope and spread of the loss; the slope is that of a least-squares line over RECENT lines.
+
+        Its error is that of independent residuals, so `trend` needs two of it. spread: the residuals' deviation.
+        """
+        slope, error, spread = _fit(self._losses)
+        values = [loss for _, loss in self._losses]
+        largest = [line["loss_max"] for line in lines if line.get("loss_max") is not None]
+        lowest = None if self._lowest is None else {"step": self._lowest[1], "loss": self._lowest[0]}
+        return {
+            "newest": values[-1] if values else None,
+            "fast": self._fast.value,
+            "slow": self._slow.value,
+            "half_lives": [FAST * self._period, SLOW * self._period],
+            "lowest_line": lowest,
+            "lowest_step": self._lowest_step,
+            "recent_highest_step": max(largest, default=None),
+            "slope_per_1000_steps": slope,
+            "slope_error": error,
+            "spread": spread,
+            "trend": _trend(slope, error),
+            "recent": values,
+        }
+
+    def _gradients(self, lines: Sequence[Record]) -> dict[str, Any]:
+        """Return norms before clipping, and the steps of lines whose largest norm is an EXPLOSION."""
+        histogram = merged(line.get("grad_norm_bins") or {} for line in lines)
+        largest = [line.get("grad_norm_max", line.get("grad_norm")) for line in lines]
+        return {
+            "newest": lines[-1].get("grad_norm"),
+            "mean": _weighted(lines, "grad_norm_mean", "grad_norm"),
+            "p95": quantile(histogram, 0.95),
+            "max": max((value for value in largest if value is not None), default=None),
+            "clip_norm": self._start.get("clip_norm"),
+            "clipped_share": _weighted(lines, "clipped_share"),
+            "clipped_share_of_run": self._clipped / self._clipped_of if self._clipped_of else None,
+            "explosions": list(self._explosions),
+            "left_out_steps": self._left_out,
+            "bad_batches": lines[-1].get("bad_batches"),
+            "recent": [line.get("grad_norm_mean", line.get("grad_norm")) for line in lines],
+        }
+
+    def _throughput(self, lines: Sequence[Record]) -> dict[str, Any]:
+        """Return rates, p50 and p95 of the steps (within 5%), and the time trained and to go."""
+        seconds, steps = _seconds(lines), sum(line["steps"] for line in _rated(lines))
+        histogram = merged(line.get("step_s_bins") or {} for line in lines)
+        rate = steps / seconds if seconds else lines[-1].get("steps_per_s")
+        total = self._start.get("total_steps")
+        return {
+            "steps_per_s": rate,
+            "series_per_s": _weighted(lines, "windows_per_s", by_time=True),
+            "step_s_mean": seconds / steps if steps else None,
+            "step_s_p50": quantile(histogram, 0.5),
+            "step_s_p95": quantile(histogram, 0.95),
+            "mfu": _weighted(lines, "mfu", by_time=True),
+            "trained_s": self._seconds or None,
+            "left_s": (total - lines[-1]["step"]) / rate if total is not None and rate else None,
+        }
+
+
+class Average:
+    """A moving average whose weights halve every so many steps."""
+
+    def __init__(self) -> None:
+        self._total = self._weight = 0.0
+
+    def add(self, value: float, steps: int, half_life: float) -> None:
+        """Take the mean of some steps."""
+        kept = 0.5 ** (steps / half_life)
+        self._total = self._total * kept + value * (1 - kept)
+        self._weight = self._weight * kept + (1 - kept)
+
+    @property
+    def value(self) -> float | None:
+        """The average; None of nothing."""
+        return self._total / self._weight if self._weight else None
+
+
+def with_steps(line: Record, before: Record | None) -> Record:
+    """Return a training line with its number of steps, which an older version did not write."""
+    return {**line, "steps": line.get("steps") or line["step"] - (before["step"] if before else 0)}
 
 
 def step_times(records: Iterable[Record]) -> dict[str, float | None]:
     """Return mean, standard deviation, p50 and p95 (within 5%) of the seconds of all steps, without validations and
     checkpoints; None of what a line, as of an older version, does not tell."""
-    _, lines, _ = _read(records, None)
+    lines = list[Record]()
+    for record in records:
+        if record.get("kind") == "train":
+            lines.append(with_steps(record, lines[-1] if lines else None))
     found: dict[str, float | None] = dict.fromkeys(f"step_s_{name}" for name in ("mean", "std", "p50", "p95"))
     seconds, steps = _seconds(lines), sum(line["steps"] for line in lines)
     if not lines or not all(line.get("steps_per_s") for line in lines):
@@ -85,65 +252,9 @@ def step_times(records: Iterable[Record]) -> dict[str, float | None]:
     return found
 
 
-def _read(records: Iterable[Record], step: int | None) -> tuple[list[Record], list[Record], dict[str, Any]]:
-    """Return starts, training lines, and latest: validation and evaluations before the newest line, all alarms."""
-    starts, lines, latest = list[Record](), list[Record](), dict[str, Any]()
-    pending: list[Record] = []
-    for record in records:
-        if step is not None and record["step"] > step:
-            break
-        if record.get("kind") == "alarm":  # it follows its line at once
-            latest.setdefault("alarms", []).append({name: record.get(name) for name in ("step", "code", "text")})
-            continue
-        if record.get("kind") != "train":
-            pending.append(record)
-            continue
-        steps = record.get("steps") or record["step"] - (lines[-1]["step"] if lines else 0)
-        lines.append({**record, "steps": steps})  # an older version wrote no number of steps
-        for other in pending:  # those after the newest training line are not known to a report at its step
-            if other.get("kind") == "start":
-                starts.append(other)
-            elif other.get("kind") == "validation":
-                latest["validation"] = _metrics(other) | {"best": other.get("best")}
-            elif other.get("kind") == "evaluation":
-                facts = {name: other.get(name) for name in ("state", "score", "best")}
-                latest.setdefault("evaluation", {})[str(other.get("evaluator"))] = _metrics(other) | facts
-        pending.clear()
-    return starts, lines, latest
-
-
 def _metrics(record: Record) -> dict[str, Any]:
     values = {name: value for name, value in record.items() if isinstance(value, int | float | None)}
     return {"step": record["step"], "metrics": {n: v for n, v in values.items() if n not in _NOT_METRICS}}
-
-
-def _loss(lines: Sequence[Record], start: Record) -> dict[str, Any]:
-    """Return averages, slope and spread of the loss; the slope is that of a least-squares line over RECENT lines.
-
-    Its error is that of independent residuals, so `trend` needs two of it. spread: the residuals' deviation.
-    """
-    known = [(line["step"], _mean_loss(line), line["steps"]) for line in lines]
-    known = [(step, loss, steps) for step, loss, steps in known if loss is not None]
-    values = [loss for _, loss, _ in known]
-    period = start.get("log_every") or max((steps for *_, steps in known), default=1)
-    slope, error, spread = _fit([(step, loss) for step, loss, _ in known][-RECENT:])
-    lowest = min(known, key=lambda one: one[1], default=None)
-    smallest = [line["loss_min"] for line in lines if line.get("loss_min") is not None]
-    largest = [line["loss_max"] for line in lines[-RECENT:] if line.get("loss_max") is not None]
-    return {
-        "newest": values[-1] if values else None,
-        "fast": _moving(known, FAST * period),
-        "slow": _moving(known, SLOW * period),
-        "half_lives": [FAST * period, SLOW * period],
-        "lowest_line": None if lowest is None else {"step": lowest[0], "loss": lowest[1]},
-        "lowest_step": min(smallest, default=None),
-        "recent_highest_step": max(largest, default=None),
-        "slope_per_1000_steps": slope,
-        "slope_error": error,
-        "spread": spread,
-        "trend": _trend(slope, error),
-        "recent": values[-RECENT:],
-    }
 
 
 def _mean_loss(line: Record) -> float | None:
@@ -151,21 +262,16 @@ def _mean_loss(line: Record) -> float | None:
     return line["loss_mean"] if "loss_mean" in line else line.get("loss")
 
 
-def _moving(known: Sequence[tuple[int, float, int]], half_life: float) -> float | None:
-    return next(reversed(averages(known, half_life)), None)
-
-
 def averages(known: Sequence[tuple[int, float, int]], half_life: float) -> list[float]:
     """Return the moving average at each (step, loss, steps of its line): weights halve every half_life steps."""
-    found, total, weight = [], 0.0, 0.0
+    found, average = list[float](), Average()
     for _, loss, steps in known:
-        kept = 0.5 ** (steps / half_life)
-        total, weight = total * kept + loss * (1 - kept), weight * kept + (1 - kept)
-        found.append(total / weight)
+        average.add(loss, steps, half_life)
+        found.append(average.value or 0.0)
     return found
 
 
-def _fit(points: Sequence[tuple[int, float]]) -> tuple[float | None, float | None, float | None]:
+def _fit(points: Collection[tuple[int, float]]) -> tuple[float | None, float | None, float | None]:
     """Return slope per 1,000 steps, its standard error, and the deviation of the residuals; None of too few points."""
     count = len(points)
     if count < 3:
@@ -187,79 +293,17 @@ def _trend(slope: float | None, error: float | None) -> str:
     return "falling" if slope < 0 else "RISING"
 
 
-def _gradients(lines: Sequence[Record], start: Record) -> dict[str, Any]:
-    """Return norms before clipping, of RECENT lines, and the steps of lines whose largest norm is an EXPLOSION."""
-    recent = lines[-RECENT:]
-    histogram = merged(line.get("grad_norm_bins") or {} for line in recent)
-    largest = [line.get("grad_norm_max", line.get("grad_norm")) for line in recent]
-    return {
-        "newest": lines[-1].get("grad_norm"),
-        "mean": _weighted(recent, "grad_norm_mean", "grad_norm"),
-        "p95": quantile(histogram, 0.95),
-        "max": max((value for value in largest if value is not None), default=None),
-        "clip_norm": start.get("clip_norm"),
-        "clipped_share": _weighted(recent, "clipped_share"),
-        "clipped_share_of_run": _weighted(lines, "clipped_share"),
-        "explosions": [line["step"] for line, before in _with_before(lines) if _explodes(line, before)],
-        "left_out_steps": sum(line.get("left_out_steps") or 0 for line in lines),
-        "bad_batches": lines[-1].get("bad_batches"),
-        "recent": [line.get("grad_norm_mean", line.get("grad_norm")) for line in recent],
-    }
-
-
-def _with_before(lines: Sequence[Record]) -> Iterator[tuple[Record, Sequence[Record]]]:
-    return ((line, lines[max(0, k - _BEFORE) : k]) for k, line in enumerate(lines))
-
-
 def _explodes(line: Record, before: Sequence[Record]) -> bool:
     means = sorted(mean for one in before if (mean := one.get("grad_norm_mean")) is not None)
     largest = line.get("grad_norm_max")
     return bool(means) and largest is not None and largest > EXPLOSION * means[len(means) // 2]
 
 
-def _learning_rate(lines: Sequence[Record]) -> dict[str, Any]:
-    rates = [line["lr"] for line in lines if line.get("lr") is not None]
-    return {
-        "newest": rates[-1] if rates else None,
-        "highest": max(rates, default=None),
-        "course": thinned(rates, RECENT),
-    }
-
-
-def _memory(lines: Sequence[Record]) -> dict[str, Any]:
-    used = [line["memory_gb"] for line in lines if line.get("memory_gb") is not None]
-    return {
-        "used_gb": lines[-1].get("memory_gb"),
-        "highest_gb": max(used, default=None),
-        "total_gb": lines[-1].get("memory_total_gb"),
-    }
-
-
-def _throughput(lines: Sequence[Record], start: Record) -> dict[str, Any]:
-    """Return rates of RECENT lines, p50 and p95 of their steps (within 5%), and the time trained and to go."""
-    recent = lines[-RECENT:]
-    seconds, steps = _seconds(recent), sum(line["steps"] for line in _rated(recent))
-    histogram = merged(line.get("step_s_bins") or {} for line in recent)
-    rate = steps / seconds if seconds else lines[-1].get("steps_per_s")
-    total = start.get("total_steps")
-    return {
-        "steps_per_s": rate,
-        "series_per_s": _weighted(recent, "windows_per_s", by_time=True),
-        "step_s_mean": seconds / steps if steps else None,
-        "step_s_p50": quantile(histogram, 0.5),
-        "step_s_p95": quantile(histogram, 0.95),
-        "mfu": _weighted(recent, "mfu", by_time=True),
-        "trained_s": _seconds(lines) or None,
-        "left_s": (total - lines[-1]["step"]) / rate if total is not None and rate else None,
-    }
-
-
 def _ranks(lines: Sequence[Record]) -> dict[str, Any] | None:
-    """Return which rank computes and waits longest, how often in RECENT lines, and the seconds of a step of that."""
-    recent = lines[-RECENT:]
+    """Return which rank computes and waits longest, in how many of the lines, and the seconds of a step of that."""
     found = {}
     for what, others in (("slowest", "median"), ("waiting", None)):
-        named = [line for line in recent if line.get(f"{what}_rank") is not None]
+        named = [line for line in lines if line.get(f"{what}_rank") is not None]
         if not named:
             continue
         counts = [line[f"{what}_rank"] for line in named]
@@ -272,17 +316,6 @@ def _ranks(lines: Sequence[Record]) -> dict[str, Any] | None:
             "median_step_s": _weighted(chosen, f"{others}_rank_s") if others else None,
         }
     return found or None
-
-
-def _data(lines: Sequence[Record], start: Record) -> dict[str, Any]:
-    return {
-        "wait_share": _weighted(lines[-RECENT:], "data_share", by_time=True),
-        "wait_s_of_run": math.fsum(line.get("data_wait_s") or 0.0 for line in lines),
-        "series": start.get("series"),
-        "short_series": start.get("short_series"),
-        "batch_size": start.get("batch_size"),
-        "unit": start.get("unit"),
-    }
 
 
 def _seconds(lines: Sequence[Record]) -> float:

@@ -21,10 +21,15 @@ class Journal:
         self.path = path
         self._file = path.open("a", encoding="utf-8")
 
-    def write(self, record: dict[str, Any]) -> None:
-        """Append a line and flush it, so that a killed process loses none; NaN and infinities become null."""
-        self._file.write(json.dumps({key: _finite(value) for key, value in record.items()}) + "\n")
+    def write(self, record: dict[str, Any]) -> dict[str, Any]:
+        """Append a line and flush it, so that a killed process loses none; NaN and infinities become null.
+
+        Returns the record as it is read from the file.
+        """
+        written = {key: _finite(value) for key, value in record.items()}
+        self._file.write(json.dumps(written) + "\n")
         self._file.flush()
+        return written
 
     def sync(self) -> None:
         """Sync the lines written so far to disk, before a checkpoint: a resumed run does not repeat them."""

@@ -19,10 +19,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from foretrain.atomic import write_json
 from foretrain.distributed.world import World
 from foretrain.printing import BESIDE_PRINTABLE, duration, printable
 from foretrain.training.alarms import Alarm, Watcher
-from foretrain.training.health import write_health
+from foretrain.training.health import Health, render
 from foretrain.training.journal import Journal, read_journal
 from foretrain.training.line_stats import LineStats
 from foretrain.training.settings import StepPlan, TrainingConfig
@@ -90,7 +91,7 @@ class Monitor:
         self.config, self.plan, self.world, self.flops = config, plan, world, flops
         self.output_dir, self.console = output_dir, console or RunConsole(highlight=False)
         self.line = LineStats()  # the steps since the last line
-        self.watcher, self.serious_alarm = Watcher(), False  # of rank 0
+        self.watcher, self.health, self.serious_alarm = Watcher(), Health(), False  # of rank 0
         self._ended = time.perf_counter()  # when the newest step ended; later by pauses
         self.seconds = 0.0  # that the newest step took, without pauses
         self._timed = True  # False if the newest step was under a profiler
@@ -122,7 +123,10 @@ class Monitor:
             return
         self.journal.truncate(step, validation_due, evaluations_due)
         self.line = line or LineStats()
-        self.watcher, self.serious_alarm = Watcher(read_journal(self.journal.path)), False
+        self.watcher, self.health, self.serious_alarm = Watcher(), Health(), False
+        for record in read_journal(self.journal.path):
+            self.watcher.see(record)
+            self.health.see(record)
         self._write(
             {
                 "step": step,
@@ -206,15 +210,18 @@ class Monitor:
 
     def _write(self, record: dict[str, Any]) -> list[Alarm]:
         """Write a line of metrics.jsonl; return the alarms that it raises."""
-        self.journal.write(record)
-        return self.watcher.see(record)
+        written = self.journal.write(record)
+        self.health.see(written)
+        return self.watcher.see(written)
 
     def _report(self, step: int) -> None:
         """Log the report on the run's health and write it into health.json; what fails there stops no run."""
+        report = self.health.report()
+        text = render(report)
         try:
-            _, text = write_health(self.output_dir, step)
+            write_json(self.output_dir / "health.json", report)
         except OSError as error:
-            text = f"WARNING: no health report at step {step:,}: {error.strerror or error}"
+            text += f"\nWARNING: health.json cannot be written: {error.strerror or error}"
         self.log(text)
 
     def epoch(self, step: int, loss: float | None, steps: int) -> None:
