@@ -85,6 +85,33 @@ def test_errors_in_the_currency_are_there_for_a_single_item_alone(hourly, persis
     )
 
 
+def test_several_corpora_are_scored_together_and_each_as_if_it_were_alone(hourly, persistence):
+    prices, one, counts = hourly(5, 260, price=True), hourly(1, 300, price=True), hourly(3, 280)
+    model, config = persistence(1.0, noise=0.5), EvaluationConfig(num_windows=3, loss=False)
+    run = Validation(config, _config(3), model=model, corpora=[prices, one, counts])
+    found = run(model, 1).metrics
+    assert run.names == tuple(found)
+    names = [run._backtest.panel.name(k) for k in range(3)]
+    assert len(set(names)) == 3 and {name.partition("/")[2] for name in found} == {"", *names}
+    alone = [Validation(config, _config(), model=model, corpora=[corpus]) for corpus in (prices, one, counts)]
+    for name, single in zip(names, alone, strict=True):
+        own = {key.partition("/")[0]: value for key, value in found.items() if key.endswith(f"/{name}")}
+        assert own == single(model, 1).metrics
+        assert {key: run.units[f"{key}/{name}"] for key in own} == single.units
+    assert f"val_price_mae/{names[1]}" in found and "val_price_mae" not in found
+    assert "/" not in "".join(alone[0].names)
+    low, high = min(found[f"val_wql/{name}"] for name in names), max(found[f"val_wql/{name}"] for name in names)
+    assert low < found["val_wql"] < high
+
+
+def test_a_corpus_of_which_no_item_is_drawn_has_no_metrics_of_its_own(hourly, persistence):
+    corpora = [hourly(2, 260), hourly(3, 280)]
+    run = Validation(EvaluationConfig(max_items=1), _config(2), model=persistence(), corpora=corpora)
+    (ref, *_) = run._backtest.panel.refs
+    assert {name.partition("/")[2] for name in run.names} == {"", run._backtest.panel.name(ref.corpus)}
+    assert run.names == tuple(run(persistence(), 1).metrics)
+
+
 def test_validation_follows_the_model_and_not_the_first_call(prices, persistence):
     run = Validation(EvaluationConfig(loss=False), _config(), model=persistence(), corpora=[prices])
     good, bad = run(persistence(), 1).metrics, run(persistence(9.0), 2).metrics

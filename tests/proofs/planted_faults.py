@@ -35,7 +35,7 @@ FAULTS = {  # the alarms of each: the first must be raised, the others may be
     "spike": ("loss_spike",),
     "rising": ("divergence", "loss_spike"),
     "explosion": ("gradients_explode",),
-    "dead": ("gradients_dead",),
+    "dead": ("gradients_dead", "divergence"),  # moments of the optimizer move the weights on
     "nonfinite": ("nonfinite_skipped",),
     "starved": ("data_starved",),
     "straggler": ("rank_straggles",),

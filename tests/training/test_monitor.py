@@ -131,6 +131,21 @@ def test_validations_are_lines_of_the_journal(toy, tmp_path):
     ]
 
 
+def test_a_validation_line_has_of_each_corpus_the_metric_that_chooses_weights(toy, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    metrics = {"loss": 1.0, "wql": 0.5, "loss/a": 2.0, "wql/a": 0.6}
+    console = Console(file=io.StringIO(), width=400)
+    settings = {"evaluate": lambda model, step: ValidationResult(metrics), "validate_every": 12, "tensorboard": True}
+    toy.trainer(tmp_path, console=console, **settings).fit()
+    (said,) = [line for line in console.file.getvalue().splitlines() if line.startswith("validation at step 12")]
+    assert said.endswith(": loss 1.0000 | wql 0.5000 | loss/a 2.0000 | new best")
+    (line,) = toy.lines(tmp_path, "validation")
+    assert {name: line[name] for name in metrics} == metrics
+    found = EventAccumulator(str(tmp_path / "tensorboard")).Reload().Tags()["scalars"]
+    assert {"validation/wql", "validation/a/wql", "validation/a/loss"} <= set(found)
+
+
 @pytest.mark.parametrize("on", [True, False])
 def test_tensorboard_is_written_if_asked_for(toy, tmp_path, on):
     toy.trainer(tmp_path, tensorboard=on).fit()

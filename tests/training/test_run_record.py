@@ -9,7 +9,7 @@ from tests.training.test_health import line, start
 
 from foretrain.errors import DataError
 from foretrain.processes import this_process
-from foretrain.training.run_record import is_run, read_run, runs_in
+from foretrain.training.run_record import is_higher_better, is_run, measure, read_run, runs_in
 
 OLD = Path(__file__).parents[1] / "fixtures" / "old_runs"
 
@@ -132,3 +132,9 @@ def test_folders_that_are_no_runs_are_left_out(tmp_path):
     for place, said in ((run, "is a run itself"), (tmp_path / "nowhere", "no such folder")):
         with pytest.raises(DataError, match=said):
             runs_in(place)
+
+
+def test_the_name_of_a_corpus_or_task_does_not_decide_what_a_metric_is():
+    assert measure("val_wql/skill") == "val_wql" and not is_higher_better("val_wql/skill")
+    assert is_higher_better("val_skill/a") and is_higher_better("benchmark/local/direction_accuracy_share")
+    assert not is_higher_better("benchmark/skill/mase")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import numpy as np
 import torch
 from pydantic import Field, model_validator
 
@@ -21,6 +22,7 @@ from foretrain.evaluation.backtest import DEFAULT_LEVELS, Backtest
 from foretrain.evaluation.columns import validation_columns
 from foretrain.evaluation.losses import loss_units, validation_losses
 from foretrain.evaluation.panel import Panel, ShardedWindows, make_panel, newest_origins
+from foretrain.evaluation.scored import Scored
 from foretrain.forecasting.batching import forecast_notes, log_tallies
 from foretrain.models import forecast_options
 from foretrain.models.base import Family, Forecaster, ForecastOptions, Trainable
@@ -89,6 +91,9 @@ class Validation:
     Losses are computed on windows as in training; forecasts are scored on evaluation.target, and the run's other
     targets are past covariates for them. The forecasts have the default output settings whatever the run's are, since
     those may change at any time and the validation chooses the weights.
+
+    Metrics of forecasts are over all rows; of several corpora there are also those of each one (val_wql/NAME), what a
+    run of that corpus alone would have. Losses are over all.
     """
 
     units: dict[str, str]  # unit of each metric of a call; names start with val_
@@ -149,12 +154,8 @@ class Validation:
                 batch_size=config.batch_size,
                 world=world,
             )
-            known = metrics.pooled(self._backtest.naive)
-            self._metrics = tuple(name for name in VALIDATION_METRICS if name in known)
-            self.units |= {f"val_{name}": metrics.METRICS[name].unit for name in self._metrics}
-            squared = metrics.price_squares(self._backtest.naive)
-            self.units |= {f"val_{name}": metrics.SQUARED[name].unit for name in squared}
-            self.units["val_skill"] = metrics.METRICS["skill_vs_naive"].unit
+            self._rows = _rows_of_corpora(self._backtest)
+            self.units |= {name: _UNITS[_measure(name)] for name in self._figures(self._backtest.naive)}
         elif not self._notes_shown:
             _warn_unused_settings(config, model)
         if config.loss:
@@ -188,13 +189,52 @@ class Validation:
         if not self._notes_shown:
             self._notes_shown = bool(forecast_notes(found.notes, "{}"))
             log_tallies(found.notes)
-        scored = backtest.naive.forecast(found.quantiles)
-        pooled = metrics.pooled(scored)
-        return {
-            **{f"val_{name}": pooled[name] for name in self._metrics},
-            **{f"val_{name}": value for name, value in metrics.price_squares(scored).items()},
-            "val_skill": metrics.skill(scored, backtest.naive),
-        }
+        return self._figures(backtest.naive.forecast(found.quantiles))
+
+    def _figures(self, scored: Scored) -> dict[str, float]:
+        """Return the metrics of all rows, and those of each corpus if there are several."""
+        assert self._backtest is not None
+        naive = self._backtest.naive
+        found = {f"val_{name}": value for name, value in _figures(scored, naive).items()}
+        for corpus, rows in self._rows.items():
+            own = _figures(_taken(scored, rows), _taken(naive, rows))
+            found |= {f"val_{name}/{corpus}": value for name, value in own.items()}
+        return found
+
+
+_UNITS = {name: metric.unit for name, metric in (metrics.METRICS | metrics.SQUARED).items()}
+_UNITS["skill"] = _UNITS["skill_vs_naive"]
+
+
+def _measure(name: str) -> str:
+    """Return a metric of a validation without val_ and its corpus."""
+    return name.removeprefix("val_").partition("/")[0]
+
+
+def _figures(scored: Scored, naive: Scored) -> dict[str, float]:
+    pooled = metrics.pooled(scored)
+    return {
+        **{name: pooled[name] for name in VALIDATION_METRICS if name in pooled},
+        **metrics.price_squares(scored),
+        "skill": metrics.skill(scored, naive),
+    }
+
+
+def _taken(scored: Scored, rows: np.ndarray) -> Scored:
+    """Return some of the rows, and of the items only theirs, so that units of others do not count."""
+    taken = scored.take(rows)
+    kept, item = np.unique(taken.item, return_inverse=True)
+    items, units = (tuple(names[k] for k in kept) for names in (taken.items, taken.unit))
+    return replace(taken, item=item.reshape(-1), items=items, unit=units)
+
+
+def _rows_of_corpora(backtest: Backtest) -> dict[str, np.ndarray]:
+    """Return the scored rows of each corpus that has any, by its name; {} in a run of one corpus."""
+    corpus = backtest.item_keys[backtest.naive.item, 0]
+    present = np.unique(corpus).tolist()
+    if len(backtest.panel.corpora) == 1:
+        return {}
+    return {backtest.panel.name(k): np.flatnonzero(corpus == k) for k in present}
 
 
 def _panel(

@@ -11,7 +11,7 @@ from foretrain.hints import did_you_mean
 from foretrain.printing import printable
 from foretrain.run.run_tables import WIDTH, columns, figure, flattened
 from foretrain.training.health import FAST, averages, sparkline, thinned
-from foretrain.training.run_record import RunRecord, is_higher_better, number
+from foretrain.training.run_record import RunRecord, is_higher_better, measure, number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -68,7 +68,7 @@ def curves_of(record: RunRecord, metric: str | None) -> Curves:
     fast = averages(known, FAST * period)
     scores = [] if metric is None else record.course.values(metric)
     chosen = max if _is_higher(record, metric) else min
-    ranked = scores if "coverage" not in str(metric) else []  # which is best at its nominal share
+    ranked = scores if "coverage" not in measure(str(metric)) else []  # which is best at its nominal share
     return Curves(
         name=str(record.folder),
         loss=[(step, loss) for step, loss, _ in known],

@@ -15,7 +15,7 @@ from foretrain.printing import duration, printable
 from foretrain.reading import Unreadable, believing, read_object, resolved
 from foretrain.training.health import health, sparkline, thinned
 from foretrain.training.journal import read_journal
-from foretrain.training.run_record import CONFIG, JOURNAL, LOG, RunRecord, is_higher_better, number
+from foretrain.training.run_record import CONFIG, JOURNAL, LOG, RunRecord, is_higher_better, measure, number
 
 WIDTH = 60  # bars of a sparkline
 # What decides which windows a validation scores, and how: values of runs that differ there cannot be ranked
@@ -301,7 +301,7 @@ def _ranking(records: Sequence[RunRecord], settings: Mapping[str, Any], metric: 
     known = {name: value for name, value in values.items() if value is not None}
     if missing := values.keys() - known.keys():
         return none(f"{', '.join(sorted(missing))}: no {metric}")
-    if "coverage" in metric:
+    if "coverage" in measure(metric):
         return none(f"{metric} is best at its nominal share, neither lowest nor highest")
     if metric == "val_loss" and any(key.startswith(("model.family", "loss.")) for key in settings):
         return none("val_loss is another function in each of them")

@@ -39,6 +39,7 @@ from foretrain.run.waiting import announced
 from foretrain.suites.evaluator import SuiteEvaluator
 from foretrain.training.memory import naming_what_to_lower, ways_of_validation
 from foretrain.training.monitor import append_log
+from foretrain.training.run_record import measure
 from foretrain.training.scoring import OnValidation
 from foretrain.training.trainer import Trainer, TrainResult
 
@@ -227,9 +228,13 @@ def build_validation(config: RunConfig, source: AnySource, model: Trainable, wor
     )
     best = config.training.best_metric
     if best not in validation.names:
-        choices = ", ".join(validation.names)
-        raise ConfigError(f"training.best_metric: {best!r} is not computed here; choose one of {choices}.")
-    if "coverage" in best:
+        pooled = [name for name in validation.names if "/" not in name]
+        corpora = dict.fromkeys(name.partition("/")[2] for name in validation.names if "/" in name)
+        each = f", or that of one corpus (val_wql/NAME), which are {', '.join(corpora)}" if corpora else ""
+        raise ConfigError(
+            f"training.best_metric: {best!r} is not computed here; choose one of {', '.join(pooled)}{each}."
+        )
+    if "coverage" in measure(best):
         raise ConfigError(
             f"training.best_metric: {best} is best at 0.8, neither lowest nor highest, so it cannot choose weights. "
             "Choose val_wql, which scores the whole distribution."

@@ -238,8 +238,11 @@ class Monitor:
         if not self.world.is_main:
             return
         self._write({"step": step, "kind": "validation", **self._epoch(step), **metrics, "best": best})
-        self._write_tensorboard("validation", step, metrics)
-        values = " | ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+        tags = {"/".join(reversed(name.split("/", 1))): value for name, value in metrics.items()}
+        self._write_tensorboard("validation", step, tags)  # val_wql/NAME is at validation/NAME/val_wql
+        chosen = self.config.best_metric.partition("/")[0]  # of the figures of each corpus the line has this one alone
+        shown = {name: value for name, value in metrics.items() if "/" not in name or name.startswith(f"{chosen}/")}
+        values = " | ".join(f"{name} {value:.4f}" for name, value in shown.items())
         epoch = "".join(f", epoch {number:.2f}" for number in self._epoch(step).values())
         self.log(f"validation at step {step:,}{epoch}: {values}{' | new best' if best else ''}")
 

@@ -110,9 +110,14 @@ class RunRecord:
         return {**rest, "folder": str(self.folder), "stages": [stage.facts() for stage in self.stages]}
 
 
+def measure(name: str) -> str:
+    """Return the name of a metric without that of the corpus (val_wql/NAME) or the task that it is of."""
+    return name.partition("/")[0] if name.startswith("val_") else name.rpartition("/")[2]
+
+
 def is_higher_better(name: str) -> bool:
     """Return whether higher values of a metric are better, by its name."""
-    return any(word in name for word in HIGHER_IS_BETTER)
+    return any(word in measure(name) for word in HIGHER_IS_BETTER)
 
 
 def number(value: Any) -> float | None:
