@@ -136,9 +136,9 @@ def test_epochs_become_steps_of_so_many_micro_batches(tmp_path):
 def test_windows_are_counted_without_padding_windows(tmp_path, monkeypatch):
     counted, plain = [], Monitor.step
 
-    def counting(self, result, *rest):
+    def counting(self, result, *rest, **more):
         counted.append(result.windows)
-        plain(self, result, *rest)
+        plain(self, result, *rest, **more)
 
     monkeypatch.setattr(Monitor, "step", counting)
     train(tmp_path / "run", epochs=1, checkpoint_every=None)
