@@ -221,7 +221,7 @@ def main(folder: Path) -> None:
         place.mkdir(parents=True)
         processes = start(size, ranks, place, work)
         journal = place / "run" / "metrics.jsonl"
-        while name.startswith("train") and not (journal.exists() and journal.stat().st_size):
+        while name.startswith("train") and not (journal.exists() and '"kind": "train"' in journal.read_text()):
             time.sleep(0.02)
         while name == "benchmark" and not (place / "scoring").exists():
             time.sleep(0.02)

@@ -57,6 +57,7 @@ GIVEN = {"width": 8, "shape": "round"}
         ({"dropout": 1}, r"dropout is 1, must be in \[0, 1\)"),
         ({"scale": 0}, "scale is 0, must be positive"),
         ({"scale": "big"}, "scale is 'big', must be a number"),
+        ({"scale": 2**64}, "scale is 18446744073709551616, must be at most 1e"),
         ({"bias": 1}, "bias is 1, must be true or false"),
         ({"twice": 1}, "twice is 1, must be true or false"),
         ({"heads": 3}, "heads 3 do not divide 8"),

@@ -117,7 +117,7 @@ class Start:
 
     def steps(self) -> list[dict]:
         path = self.out / "metrics.jsonl"
-        return [r for r in read_journal(path) if r["kind"] != "epoch"] if path.exists() else []
+        return [r for r in read_journal(path) if r["kind"] in ("train", "validation")] if path.exists() else []
 
     def is_at(self, moment: str, began: int) -> bool:
         """Return True if it is at a moment; began: the inode of the journal before this start, which replaces it."""

@@ -131,3 +131,14 @@ def test_quarters_and_years_keep_a_day_too() -> None:
         grid_numbers(micros(quarters), "QS", "rows")
     assert grid_numbers(micros(quarters), "Q-JAN", "rows").tolist() == [0, 1, 3]
     assert grid_numbers(micros(pd.DatetimeIndex(["2020-06-15", "2021-06-15"])), "A-MAY", "rows").tolist() == [0, 1]
+
+
+def test_a_stamp_of_a_wrong_year_is_told_before_a_million_months_are_made(monkeypatch) -> None:
+    monkeypatch.setattr("foretrain.timeaxis.grid._pandas_range", lambda *_, **__: pytest.fail("made"))
+    monkeypatch.setattr("foretrain.timeaxis.grid.typical_step", lambda freq: 30.0 * 86_400e6)
+    times = np.array(["2024-01-31", "2024-02-29", "148162-07-31"], "M8[us]").astype(np.int64)
+    with pytest.raises(DataError, match=r"148162-07-31 are more than 200,000 steps of freq='BME'"):
+        ordinals(times, "BME")
+    times[-1] += 27_387_904
+    with pytest.raises(DataError, match="148162-07-31 00:00:27.387904 is not on the grid"):
+        grid_numbers(times, "h", "rows")

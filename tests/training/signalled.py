@@ -84,7 +84,7 @@ def main() -> None:
 
     def steps(name: str, count: int) -> Any:
         path = root / name / "metrics.jsonl"
-        return lambda: path.exists() and path.read_text().count("\n") >= count
+        return lambda: path.exists() and path.read_text().count('"kind": "train"') >= count
 
     def lengthy(model: Any, step: int) -> ValidationResult:
         (root / "evaluate" / "began").touch()

@@ -35,7 +35,7 @@ from foretrain.models.config_json import read_config_json
 _LARGEST, _MOST_LAYERS = 2**20, 1000
 Whole = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
-Positive = Annotated[float, Field(gt=0)]
+Positive = Annotated[float, Field(gt=0, le=1e18)]  # JSON has whole numbers of any size, which torch takes up to 2**63
 # What keeps the scale of a row from 0: a constant of the published model, in the unit of the data, or a share of the
 # row's own size, so that a forecast of c times the data is c times the forecast.
 ScaleFloor = Literal["upstream", "relative"]

@@ -19,6 +19,7 @@ from foretrain.timeaxis.frequency import CYCLE_MONTHS, DAY, DAY_NAMES, FIXED, MO
 Mask = npt.NDArray[np.bool_]
 _MOST_EMPTY = 100  # empty rows for each row, from which on a frequency is refused
 _FEW_EMPTY = 100_000  # empty rows that are never too many
+_LONGEST_PANDAS = 200_000  # steps; of business months 16,000 years
 _MAX_ADDED = 4  # an alias is named as the fitting one only if it leaves at most four empty steps for each row
 
 
@@ -76,6 +77,14 @@ def _pandas_range(start: int, frequency: Frequency, **until: Any) -> IntArray:
 
     axis = pd.date_range(_pandas_stamp(start), freq=frequency.offset, **until)
     return axis.to_numpy().astype("M8[us]").astype(np.int64)
+
+
+def _pandas_grid(times: IntArray, frequency: Frequency) -> IntArray | None:
+    """Return the stamps of a frequency from the first to the last of ascending ones; None of more than
+    _LONGEST_PANDAS, which pandas makes one by one: a stamp is wrong then."""
+    if (int(times[-1]) - int(times[0])) / typical_step(frequency) > _LONGEST_PANDAS:
+        return None
+    return _pandas_range(int(times[0]), frequency, end=_pandas_stamp(int(times[-1])))
 
 
 def _pandas_stamp(time: int) -> Any:
@@ -182,7 +191,8 @@ def _numbers_on(times: IntArray, frequency: Frequency) -> tuple[IntArray, Mask]:
     if not len(times):
         return np.zeros(0, np.int64), np.zeros(0, bool)
     if frequency.kind == "pandas":
-        grid = _pandas_range(int(times[0]), frequency, end=_pandas_stamp(int(times[-1])))
+        if (grid := _pandas_grid(times, frequency)) is None:
+            return np.zeros(len(times), np.int64), np.zeros(len(times), bool)
         number = np.searchsorted(grid, times, side="right").astype(np.int64)
         return number - number[0], np.isin(times, grid)
     number, _ = ordinals(times, frequency)
@@ -251,7 +261,11 @@ def fixed_alias(step: int) -> str:
 
 
 def _pandas_ordinals(times: IntArray, frequency: Frequency) -> tuple[IntArray, bool]:
-    grid = _pandas_range(int(times[0]), frequency, end=_pandas_stamp(int(times[-1])))
+    if (grid := _pandas_grid(times, frequency)) is None:
+        raise DataError(
+            f"stamps from {iso(int(times[0]))} to {iso(int(times[-1]))} are more than {_LONGEST_PANDAS:,} steps of "
+            f"freq={frequency.alias!r}. Correct the one that is wrong."
+        )
     number = np.searchsorted(grid, times, side="right").astype(np.int64)
     return number - number[0], bool(np.isin(times, grid).all())
 

@@ -75,6 +75,7 @@ FILES: list[tuple[str, str, Edit]] = [
     ("quick/environment.json", "quick", first_of(values(seed=float("inf")))),
     ("quick/release.json", "quick", values(promotion__tests__zero_shot__p_value=-float("inf"))),
     ("release/toto/config.json", "evaluate", values(scale_factor_exponent=1e10)),
+    ("release/sharded/config.json", "forecast", values(layer_norm_epsilon=2**64)),
     ("release/toto/release.json", "train", values(corpora=[{"fingerprint": "a", "provenance": [1]}])),
     ("release/linear/release.json", "train", values(data__longest_trained="1")),
 ]

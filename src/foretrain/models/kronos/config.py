@@ -29,7 +29,7 @@ OURS = {"max_context": 512, "clip": 5.0, "scale_floor": "upstream"}  # keys that
 
 Bits = Annotated[int, Field(ge=1, le=20)]
 Layers = Annotated[int, Field(ge=2)]
-Weight = Annotated[float, Field(ge=0)]
+Weight = Annotated[float, Field(ge=0, le=1e18)]
 
 
 class _Flat(Architecture):
