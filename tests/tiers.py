@@ -85,6 +85,7 @@ SLOW = (
     "tests/cli/test_memory.py",
     "tests/cli/test_train.py",
     "tests/cli/test_quick.py",
+    "tests/cli/test_runs.py",
     "tests/cli/test_seen_dates.py",
     "tests/cli/test_reading.py",
     "tests/cli/test_unnamed.py",

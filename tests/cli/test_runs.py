@@ -141,6 +141,19 @@ def test_show_tells_of_the_newest_line_validations_and_what_to_do_next(runs, cap
     assert json.loads(capsys.readouterr().out)["next"][0].endswith("--resume output_dir=moved/b")
 
 
+def test_show_tells_what_the_gate_said(runs, capsys):
+    gate = {"promotion": {"promoted": False, "reason": "naive is better"}}
+    (runs / "a" / "final_metrics.json").write_text(json.dumps({**finished(20, 0.25, 10), **gate}))
+    foretrain("runs", "show", runs / "a")
+    assert "gate       NOT PROMOTED: naive is better" in capsys.readouterr().out
+
+
+def test_a_name_with_a_line_break_stays_in_its_row(runs, capsys):
+    (runs / "a").rename(runs / "a\nb")
+    foretrain("runs", "list")
+    assert [one.split()[0] for one in capsys.readouterr().out.splitlines()] == ["run", "a\\nb", "b"]
+
+
 def test_show_of_a_finished_run_names_the_commands_that_it_logged(runs, capsys):
     (runs / "a" / "training.log").write_text("2026-01-01T00:00:00 next: foretrain forecast runs/a corpus\n")
     foretrain("runs", "show", runs / "a", "--json")

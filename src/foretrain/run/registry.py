@@ -60,8 +60,8 @@ def change_tags(run: Path, add: Sequence[str], remove: Sequence[str] = ()) -> li
     for tag in add:
         if not _TAG.fullmatch(tag):
             raise ConfigError(
-                f"{tag!r}: is no tag. A tag has up to 64 letters, digits and _ . + -, and begins with one of the first "
-                "two."
+                f"{tag!r}: is no tag. A tag has up to 64 letters, digits and _ . + -, and begins with a letter or a "
+                "digit."
             )
     folder, path = place_of(run)
     with _locked(folder):

@@ -29,13 +29,18 @@ _NOT_SCORED = ("evaluation.batch_size", "evaluation.promotion", "evaluation.requ
 
 def columns(rows: Sequence[Sequence[str]], numbers: Sequence[int] = ()) -> list[str]:
     """Return rows as aligned lines; `numbers` are the columns that are aligned to the right."""
-    shown = [[printable(cell) for cell in row] for row in rows]
+    shown = [[in_a_line(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
     return [
         "  ".join(c.rjust(w) if k in numbers else c.ljust(w) for k, (c, w) in enumerate(zip(row, widths, strict=True)))
         .rstrip()
         for row in shown
     ]  # fmt: skip
+
+
+def in_a_line(text: str) -> str:
+    """Return a text as printable() does, and without line breaks and tabs."""
+    return printable(text).replace("\n", "\\n").replace("\t", "\\t")
 
 
 # list
@@ -143,7 +148,7 @@ _SUMMARY = (
 def show_lines(record: RunRecord, facts: Mapping[str, Any]) -> list[str]:
     """Return what is known of a run as text; facts are those of show_facts."""
     tags = f", tags: {', '.join(facts['tags'])}" if facts["tags"] else ""
-    head = f"{record.folder}: {model_text(record)}, {record.state}{tags}"
+    head = f"{in_a_line(str(record.folder))}: {model_text(record)}, {record.state}{tags}"
     if record.pipeline:
         lines = [f"{head}, {len(record.stages)} of {record.planned_stages} stages"]
         for stage, own in zip(record.stages, facts["stages"], strict=True):
@@ -176,6 +181,9 @@ def _show_rows(record: RunRecord, facts: Mapping[str, Any]) -> Iterator[tuple[st
     for name, entry in record.metrics.items():
         if record.best is None or name != record.best["name"]:
             yield "", f"{_with_unit(name, entry)} at step {record.metrics_step:,}"
+    if record.promotion is not None:
+        promoted = "promoted" if record.promotion["promoted"] else "NOT PROMOTED"
+        yield "gate", f"{promoted}: {record.promotion['reason'] or '-'}"
     for one in facts["checkpoints"]:
         value = "" if one["metric"] is None else f"  {record.best_metric or 'metric'} {figure(one['metric'])}"
         yield "checkpoint", f"{one['path']}{value}{'  best' if one['best'] else ''}"

@@ -71,6 +71,7 @@ class RunRecord:
     best: dict[str, Any] | None = None  # name, value, step and unit of training.best_metric where it was best
     metrics: dict[str, dict[str, Any]] = field(default_factory=dict)  # value and unit, of the weights of metrics_step
     metrics_step: int | None = None
+    promotion: dict[str, Any] | None = None  # what the gate at its end said of the release: promoted, reason
     starts: int | None = None
     started: str | None = None  # ISO 8601, UTC
     ended: str | None = None  # when its newest line was written; None while it trains
@@ -191,7 +192,7 @@ def _read_pipeline(folder: Path) -> RunRecord:
     newest = record.stages[-1] if record.stages else RunRecord(folder)
     record.family = " > ".join(dict.fromkeys(str(stage.family) for stage in record.stages)) or None
     record.step, record.total_steps, record.best = newest.step, newest.total_steps, newest.best
-    record.metrics, record.metrics_step = newest.metrics, newest.metrics_step
+    record.metrics, record.metrics_step, record.promotion = newest.metrics, newest.metrics_step, newest.promotion
     record.started = min((stage.started for stage in record.stages if stage.started), default=None)
     known = [stage.trained_s for stage in record.stages if stage.trained_s is not None]
     record.trained_s = sum(known) if known else None
@@ -240,6 +241,8 @@ def _score(record: RunRecord, final: Mapping[str, Any]) -> None:
         for key, entry in _section(final, "metrics").items():
             if isinstance(entry, dict):
                 record.metrics[key] = {"value": number(entry.get("value")), "unit": _text(entry.get("unit"))}
+        if gate := _section(final, "promotion"):
+            record.promotion = {"promoted": gate.get("promoted") is True, "reason": _text(gate.get("reason"))}
     else:
         chosen = [line for line in course.validations if line.get("best") is True]
         if chosen:
