@@ -141,6 +141,16 @@ def test_show_tells_of_the_newest_line_validations_and_what_to_do_next(runs, cap
     assert json.loads(capsys.readouterr().out)["next"][0].endswith("--resume output_dir=moved/b")
 
 
+def test_an_unfinished_stage_is_continued_by_its_pipeline(runs, capsys):
+    stage = write_run(runs / "p" / "stages" / "01-first", LINES)
+    tree = json.loads((stage / "config.yaml").read_text())
+    (stage / "config.yaml").write_text(json.dumps({**tree, "stage": "first"}))
+    (runs / "p" / "config.yaml").write_text("output_dir: runs/p\nstages: [{name: first}]")
+    for place in (stage, runs / "p"):
+        foretrain("runs", "show", place, "--json")
+        assert json.loads(capsys.readouterr().out)["next"] == ["foretrain train runs/p/config.yaml --resume"]
+
+
 def test_show_tells_what_the_gate_said(runs, capsys):
     gate = {"promotion": {"promoted": False, "reason": "naive is better"}}
     (runs / "a" / "final_metrics.json").write_text(json.dumps({**finished(20, 0.25, 10), **gate}))
@@ -161,6 +171,8 @@ def test_show_of_a_finished_run_names_the_commands_that_it_logged(runs, capsys):
 
 
 def test_compare_shows_what_differs_and_ranks_by_the_common_metric(runs, capsys):
+    tree = json.loads((runs / "a" / "config.yaml").read_text())
+    (runs / "a" / "config.yaml").write_text(json.dumps({**tree, "adapter": None, "parents": {}}))  # as if they had none
     foretrain("runs", "compare", runs / "b", runs / "a", "--json")
     found = json.loads(capsys.readouterr().out)
     assert found["settings"] == {"training.batch_size": {"runs/b": 8, "runs/a": None}}

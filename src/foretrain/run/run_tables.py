@@ -223,10 +223,12 @@ def next_commands_of(record: RunRecord) -> list[str]:
         return _said_next(record.folder / LOG) or ([f"foretrain forecast {folder} DATA"] if forecasts else [])
     if not (record.folder / CONFIG).is_file():
         return []
-    saved = record.config.get("output_dir")
-    moved = not isinstance(saved, str) or resolved(Path(saved)) != resolved(record.folder)
-    command = f"foretrain train {shlex.quote(str(record.folder / CONFIG))} --resume"
-    return [f"{command} output_dir={folder}" if moved else command]
+    saved, place = Path(str(record.config.get("output_dir"))), record.folder
+    moved = resolved(saved) != resolved(place)
+    if place.parent.name == "stages" and record.config.get("stage"):  # its pipeline is what is continued
+        place = place.parent.parent
+    command = f"foretrain train {shlex.quote(str(place / CONFIG))} --resume"
+    return [f"{command} output_dir={shlex.quote(str(place))}" if moved else command]
 
 
 _FINISHED = ("finished", "stopped by patience", "stopped by evaluation")
@@ -271,7 +273,7 @@ def compare_facts(records: Sequence[RunRecord], metric: str | None = None) -> di
     settings = {
         key: {name: tree.get(key) for name, tree in zip(names, trees, strict=True)}
         for key in keys
-        if any((key in tree) != (key in trees[0]) or tree.get(key) != trees[0].get(key) for tree in trees)
+        if any(_set(tree.get(key)) != _set(trees[0].get(key)) for tree in trees)
     }
     units: dict[str, Any] = {}
     for record in records:
@@ -284,6 +286,11 @@ def compare_facts(records: Sequence[RunRecord], metric: str | None = None) -> di
         "metrics": metrics,
     }
     return {**facts, **_ranking(records, settings, metric)}
+
+
+def _set(value: Any) -> Any:
+    """Return a setting; None for what is empty, since another version or family may not have the key at all."""
+    return None if value in ({}, []) else value
 
 
 def _compared(record: RunRecord) -> dict[str, Any]:
