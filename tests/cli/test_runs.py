@@ -4,12 +4,14 @@ import errno
 import json
 import re
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from tests.cli.test_app import foretrain
 from tests.training.test_health import line, start
 from tests.training.test_run_record import LINES, finished, write_run
 
+from foretrain.errors import DataError
 from foretrain.run import registry
 from foretrain.training.health import health, render
 
@@ -101,14 +103,18 @@ def test_list_names_what_is_damaged_in_a_line_each(runs, capsys):
     assert [one.split()[0] for one in said.out.splitlines()] == ["run", "a"]
 
 
-def test_list_of_a_folder_that_cannot_be_written_shows_it_all_the_same(runs, capsys, monkeypatch):
-    def refuse(*given):
-        raise OSError(errno.EROFS, "Read-only file system")
-
-    monkeypatch.setattr(registry, "refresh", refuse)
-    foretrain("runs", "list")
-    said = capsys.readouterr()
-    assert "Read-only file system" in said.err and len(said.out.splitlines()) == 3
+def test_list_of_a_folder_whose_registry_cannot_be_written_shows_it_all_the_same(runs, capsys, monkeypatch):
+    foretrain("runs", "tag", runs / "a", "good")
+    capsys.readouterr()
+    for error, text in (
+        (OSError(errno.EROFS, "Read-only file system"), "cannot be written: Read-only file system"),
+        (DataError("process 7 is writing it."), "not updated: process 7 is writing it."),
+    ):
+        monkeypatch.setattr(registry, "_write", Mock(side_effect=error))
+        foretrain("runs", "list")
+        said = capsys.readouterr()
+        assert f"checkpoint_registry.json: {text}" in said.err and len(said.out.splitlines()) == 3
+        assert said.out.splitlines()[1].endswith("  good")
 
 
 def test_tags_are_changed_and_shown(runs, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -88,9 +89,12 @@ def runs_list(
     try:
         entries, more = refresh(folder, records)
         notes += more
-    except OSError as error:
-        entries = read_entries(folder)
-        notes.append(f"{folder / NAME}: cannot be written: {error.strerror or error}")
+    except (OSError, DataError) as error:  # a folder to read alone, another writer, a registry of a newer format
+        entries = {}
+        with suppress(OSError, DataError):
+            entries = read_entries(folder)
+        why = f"cannot be written: {error.strerror or error}" if isinstance(error, OSError) else f"not updated: {error}"
+        notes.append(f"{folder / NAME}: {why}")
     tags = {str(folder / path): entry["tags"] for path, entry in entries.items()}
     if tag is not None:
         records = [r for r in records if any(tag in tags.get(str(one.folder), ()) for one in (r, *r.stages))]

@@ -115,9 +115,7 @@ def show_facts(record: RunRecord, tags: Sequence[str]) -> dict[str, Any]:
     return {
         **facts,
         "config": {key: value for key, value in flattened(record.config) if key in _SUMMARY},
-        "last_line": {k: v for k, v in record.course.lines[-1].items() if not k.endswith("_bins")}
-        if record.course.lines
-        else None,
+        "last_line": record.course.lines[-1] if record.course.lines else None,
         "trend": None if report is None else report["loss"]["trend"],
         "validations": [
             {"step": line["step"], "value": number(line.get(record.best_metric))}

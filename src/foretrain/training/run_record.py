@@ -27,7 +27,8 @@ _NOT_METRICS = ("step", "epoch", "time", "seconds", "score")
 
 @dataclass
 class Course:
-    """The lines of a metrics.jsonl by kind, each in order. Lines of kind train have `steps`, whatever wrote them."""
+    """The lines of a metrics.jsonl by kind, each in order. Lines of kind train have `steps`, whatever wrote
+    them, and no histograms."""
 
     lines: list[dict[str, Any]] = field(default_factory=list)  # of kind train
     validations: list[dict[str, Any]] = field(default_factory=list)
@@ -277,7 +278,8 @@ def _sort(records: Iterable[dict[str, Any]], course: Course) -> None:
         elif kind == "train":
             steps = number(record.get("steps")) or record["step"] - last
             last = record["step"]
-            course.lines.append({**record, "steps": steps})
+            kept = {key: value for key, value in record.items() if not key.endswith("_bins")}
+            course.lines.append({**kept, "steps": steps})
         elif kind == "validation":
             course.validations.append(record)
         elif kind == "evaluation":
