@@ -4,8 +4,8 @@
 
 Each run is one of a shipped config with one fault from the middle on: a spike of the loss in five steps, a loss that
 rises, gradients of a million times and of none, batches that are not finite, a loader that takes as long as four steps,
-one of four processes that computes three times as long, and training windows that are few and learned by heart. The
-run without any must raise none. --json has the alarms, and the texts of the health reports of the last training line;
+one of four processes that computes three times as long, and validations that come out a tenth worse each time. The run
+without any must raise none. --json has the alarms, and the texts of the health reports of the last training line;
 the exit code is 1 if an alarm is missing, or one was raised that another fault explains.
 """
 
@@ -18,9 +18,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from foretrain.evaluation.validation import Validation
 from foretrain.models.base import Loss
 from foretrain.run.config import load_config
 from foretrain.run.shipped import shipped_config
@@ -39,7 +41,7 @@ FAULTS = {  # the alarms of each: the first must be raised, the others may be
     "nonfinite": ("nonfinite_skipped",),
     "starved": ("data_starved",),
     "straggler": ("rank_straggles",),
-    "overfit": ("validation_worsens",),
+    "worsening": ("validation_worsens",),
 }
 RANKS = {"straggler": 4}
 
@@ -97,9 +99,6 @@ def train(fault: str, config: str, steps: int, out: Path) -> None:
         ("training.tensorboard", False), ("training.validate_every", steps // 20), ("training.checkpoint_every", steps),
         ("training.health_every", steps), ("training.on_nonfinite", "skip"),
     ]  # fmt: skip
-    if fault == "overfit":
-        few = [{"synthetic": {"kind": "seasonal", "num_series": 2, "length": 400, "seed": 0, "freq": "h"}}]
-        settings += [("data.corpora", few), ("model.dropout_rate", 0.0), ("optimizer.schedule", {"kind": "constant"})]
     tree = load_config(shipped_config(config), settings)
     plant(fault, steps // 2)
     world = World.start(tree.device, 1) if "RANK" in os.environ else None
@@ -116,6 +115,15 @@ def plant(fault: str, middle: int) -> None:
         _plant_in_losses(fault, middle)
     elif fault == "starved":
         _slow(BatchLoader, "prepare", lambda: time.sleep(0.3))
+    elif fault == "worsening":
+        whole_validation = Validation.__call__
+
+        def worse(self: Validation, model: Any, step: int) -> Any:
+            found = whole_validation(self, model, step)
+            factor = 1 + 0.1 * max(0, step - middle) / (2 * middle / 20)
+            return replace(found, metrics={name: factor * value for name, value in found.metrics.items()})
+
+        Validation.__call__ = worse
     elif fault == "straggler" and os.environ.get("RANK") == "2":
         whole = Updater._accumulate
 
