@@ -154,11 +154,12 @@ def test_an_interrupted_command_continues_to_the_same_weights(done: Path, elsewh
     (elsewhere / "sales.csv").write_bytes((done / "sales.csv").read_bytes())
     write = Journal.write
 
-    def interrupt(journal: Journal, record: dict[str, Any]) -> None:
-        write(journal, record)
+    def interrupt(journal: Journal, record: dict[str, Any]) -> dict[str, Any]:
+        written = write(journal, record)
         if record.get("step") == 1:
             monkeypatch.setattr(Journal, "write", write)
             os.kill(os.getpid(), signal.SIGINT)
+        return written
 
     monkeypatch.setattr(Journal, "write", interrupt)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored if the suite runs in a background

@@ -359,7 +359,7 @@ def whole_tree(family: str) -> dict[str, Any]:
             "prediction_length": 8,
             "sampling": "epoch",
         },
-        "training": {"max_steps": 10, "token_budget": {}},
+        "training": {"max_steps": 10, "token_budget": {}, "profile": {"start": 2, "steps": 3}},
         "adapter": {},
         "evaluators": [{"suite": "chronos-lite", "every": 5}],
         "output_dir": "runs/x",
