@@ -53,7 +53,7 @@ def _closes(work: Path, prices: Path | None) -> list[str]:
     corpora = "[{synthetic: {kind: ohlcv, num_series: 32, length: 1024, seed: 3, freq: D}}]"
     if prices is not None:
         corpora = f"[{{path: {work / 'prices'}}}]"
-    return [f"data.corpora={corpora}", "data.target=close", *CLOSES]
+    return [f"data.corpora={corpora}", "data.target=[close]", *CLOSES]
 
 
 def main() -> None:
