@@ -30,7 +30,8 @@ CLOSES = (
     "data.context_length=128", "data.min_context=64", "data.prediction_length=8", "data.validation_steps=16",
     "data.test_steps=16", "training.max_steps=160", "training.batch_size=16", "training.validate_every=20",
     "training.checkpoint_every=80", "training.epochs=null", "training.token_budget=null",
-    "training.micro_batch_size=16", "training.patience=null", "training.compile=false", "training.dtype=float32",
+    "training.micro_batch_size=16", "training.patience=null", "training.compile=false",
+    "training.compile_mode=default", "training.dtype=float32",
     "data.sampling=random", "data.stride=1", "evaluation.max_items=20",
 )  # fmt: skip
 
