@@ -48,3 +48,29 @@ def test_the_loss_curve_hash_covers_step_and_loss_of_training_lines_only(tmp_pat
     journal.write({"step": 1, "kind": "train", "loss": 0.5, "time": 7})
     journal.write({"step": 1, "kind": "validation", "loss": 9.0})
     assert loss_curve_hash(journal.path) == hashlib.sha256(b"1 0.5\n").hexdigest()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"loss_mean": "1.0"}, {"loss_mean": [1.0]}, {"steps": 0}, {"steps": -(10**9)}, {"steps": True}, {"step": True},
+        {"step": -1}, {"grad_norm_bins": 3}, {"grad_norm_bins": {"99999": 1}}, {"step_s_bins": {"1": "x"}},
+        {"step_s_bins": {"x": 1}}, {"loss_mean": 10**250}, {"data_share": {}}, {"kind": "start", "log_every": 0.5},
+        {"kind": "validation", "val_loss": "low"},
+    ],
+)  # fmt: skip
+def test_a_record_without_numbers_where_they_are_computed_with_is_named(tmp_path, change):
+    path = tmp_path / "metrics.jsonl"
+    sound = {
+        "step": 1,
+        "kind": "train",
+        "steps": 1,
+        "loss_mean": 1.0,
+        "left_out": "overflow",
+        "grad_norm_bins": {"-8": 1},
+    }
+    path.write_text(json.dumps(sound) + "\n" + json.dumps(sound | change) + "\n")
+    with pytest.raises(TrainingError, match=r"metrics.jsonl: line 2 is no record of a run"):
+        list(read_journal(path))
+    path.write_text(json.dumps(sound) + "\n" + json.dumps({"step": 1, "kind": "evaluation", "suite": ["x"]}) + "\n")
+    assert len(list(read_journal(path))) == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,12 @@ from typing import Any
 from foretrain.atomic import replacing_file
 from foretrain.errors import TrainingError
 from foretrain.reading import Unreadable, parse_json
+
+_COMPUTED = ("start", "train", "validation")  # kinds of records
+_COUNTS = ("steps", "log_every", "total_steps", "processes")
+_TEXTS = ("kind", "unit", "left_out", "best_metric", "best_mode")
+_MOST, _LARGEST = 2**53, 1e200
+_BIN = re.compile(r"-?\d{1,4}")
 
 
 class Journal:
@@ -62,13 +69,32 @@ def read_journal(path: Path) -> Iterator[dict[str, Any]]:
                 return
             try:
                 record = parse_json(line)
-                if not isinstance(record["step"], int):
-                    raise Unreadable("no step")
+                _check(record)
                 yield record
             except (ValueError, TypeError, KeyError):
                 raise TrainingError(
                     f"{path}: line {number} is no record of a run. Repair or remove it, then resume."
                 ) from None
+
+
+def _check(record: dict[str, Any]) -> None:
+    """Raise Unreadable unless a record has a step, and numbers where reports and alarms compute with them."""
+    step = record["step"]
+    if not isinstance(step, int) or isinstance(step, bool) or not 0 <= step < _MOST:
+        raise Unreadable("no step")
+    if record.get("kind") not in _COMPUTED:
+        return
+    for name, value in record.items():
+        if name.endswith("_bins"):
+            bins = value.items() if isinstance(value, dict) else [("", value)]
+            known = all(_BIN.fullmatch(key) and type(count) is int and 0 <= count < _MOST for key, count in bins)
+        elif name in _COUNTS:
+            known = value is None or (type(value) is int and 0 < value < _MOST)
+        else:
+            number = isinstance(value, int | float) and abs(value) < _LARGEST
+            known = name in _TEXTS or value is None or number
+        if not known:
+            raise Unreadable(f"{name} is no number")
 
 
 def _finite(value: Any) -> Any:

@@ -58,6 +58,7 @@ def flipped(raw: bytes) -> bytes:
 FILES: list[tuple[str, str, Edit]] = [
     ("re-signed/toto/shard", "export", bad_header),
     ("re-signed/chronos2/shard", "train", bad_header),
+    ("run/toto/metrics.jsonl", "train", lambda raw: raw.replace(b'"data_share": ', b'"data_share": "x", "y": ', 1)),
     ("re-signed/toto2/manifest.json", "forecast", values(files="x")),
     ("re-signed/toto/manifest.json", "export", values(files={"state.json": {}})),
     ("corpus/data-00000-of-00001.arrow", "data import", flipped),
