@@ -166,6 +166,24 @@ def test_a_serious_alarm_ends_the_run_and_a_restart_leaves_it_ended(toy, tmp_pat
     assert (on.stopped_by, on.step) == ("max_steps", 130)
 
 
+def test_a_serious_alarm_at_the_step_of_a_checkpoint_ends_the_run_that_resumes_from_it(toy, tmp_path):
+    ended = diverging(toy, tmp_path / "whole", alarms="stop").fit()
+    settings = {"alarms": "stop", "checkpoint_every": ended.step - 1}  # the step of the alarm
+    cut = diverging(toy, tmp_path / "cut", **settings)
+    step = cut._step
+
+    def killed():
+        if cut.train_state.step == ended.step - 1:
+            raise KeyboardInterrupt
+        return step()
+
+    cut._step = killed
+    with pytest.raises(KeyboardInterrupt):
+        cut.fit()
+    again = diverging(toy, tmp_path / "cut", resume="auto", first=10**6, **settings).fit()
+    assert (again.stopped_by, again.step) == ("alarm", ended.step)
+
+
 def test_what_is_not_serious_ends_no_run(toy, tmp_path):
     class Poisoned(toy.Model):
         def native_loss(self, batch):

@@ -127,6 +127,8 @@ class Monitor:
         for record in read_journal(self.journal.path):
             self.watcher.see(record)
             self.health.see(record)
+            if record.get("kind") == "alarm" and record["step"] == step:  # it was to end the run after the next step
+                self.serious_alarm |= record.get("serious") is True
         self._write(
             {
                 "step": step,
