@@ -19,6 +19,8 @@ demo: $(VENV)/.installed
 	$(VENV)/bin/foretrain demo
 
 # Two workers, then what starts processes, one test at a time; the last line counts both.
+# torch looks up a name for each connection of processes, where a lost question to a name server would cost 5 s.
+test quick: export RES_OPTIONS := timeout:1 attempts:2
 test: $(VENV)/.installed
 	$(VENV)/bin/python -m tests.tiers test $(PYTEST_ARGS)
 

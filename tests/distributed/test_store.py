@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -53,6 +54,22 @@ def test_a_client_that_comes_first_asks_torch_only_once_something_listens(monkey
     assert asked == ["server", "client"]
     client.set("key", "text")
     assert server.get("key") == b"text"
+
+
+def test_a_name_server_that_does_not_answer_only_delays(monkeypatch):
+    """torch looks up the name of the address at each attempt, which then takes 5 of the seconds that it has."""
+    torch_s = dist.TCPStore  # pyright: ignore[reportPrivateImportUsage]
+
+    def ask(*place: Any, timeout: timedelta, **settings: Any) -> Any:
+        if timeout < timedelta(seconds=5):
+            raise dist.DistError("The client socket has timed out")
+        return torch_s(*place, timeout=timeout, **settings)
+
+    monkeypatch.setattr(dist, "TCPStore", ask)
+    monkeypatch.setattr(store, "_place", ("127.0.0.1", free_port()))
+    server = store._client(time.monotonic() + DEADLINE, serves=True)
+    store.open_board().put("key", "text")
+    assert server.get("/foretrain/key") == b"text"
 
 
 def test_an_address_where_nothing_listens_is_one_line_with_the_reason(monkeypatch):

@@ -17,7 +17,10 @@ from foretrain.distributed.launchers import Launch
 from foretrain.errors import ConfigError, Interrupted, TrainingError
 
 GRACE = 2.0  # seconds in which ranks say that they lost another one
-_TRY = 2.0  # seconds of one attempt to reach the store, during which no signal is handled
+# Seconds of one attempt to reach a store that listens, during which no signal is handled. torch looks up the name of
+# the address each time, and a name server that does not answer takes 5 s at a time.
+_TRY = 30.0
+_PROBE = 2.0  # seconds of one attempt to find out whether anything listens
 _LISTEN = 1.0  # seconds within which a rank that waits for others hears that one has left
 _BOARD = 5.0  # seconds for an answer of the store to the thread that watches
 _store: Store | None = None  # what the processes say beside collectives: of each that ends, why
@@ -126,8 +129,8 @@ def _choose_interfaces(launch: Launch, store: Store) -> None:
 def _client(end: float, serves: bool = False) -> Store:
     """Return a client of the store at the address of the run, which this process serves or not, until a time.
 
-    It tries for some seconds at a time: Python handles no signal meanwhile. A client waits first until something
-    listens there, as torch pauses for seconds after an attempt that found nothing.
+    A client waits first until something listens there: torch pauses for seconds after an attempt that found nothing,
+    and Python handles no signal meanwhile.
     """
     host, port = _place
     if not 0 < port < 2**16:
@@ -146,7 +149,7 @@ def _client(end: float, serves: bool = False) -> Store:
                 multi_tenant=True,
             )
         except dist.DistError:
-            if serves or left < _TRY:
+            if serves or left < _PROBE:
                 raise
             time.sleep(0.1)
 
@@ -159,7 +162,7 @@ def _wait_for_listener(end: float) -> None:
     pause = 0.01
     while True:
         try:
-            socket.create_connection(_place, timeout=max(min(_TRY, end - time.monotonic()), 0.1)).close()
+            socket.create_connection(_place, timeout=max(min(_PROBE, end - time.monotonic()), 0.1)).close()
             return
         except OSError:
             if time.monotonic() + pause > end:
