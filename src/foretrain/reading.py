@@ -45,6 +45,20 @@ def believing(file: Path, error: type[ForetrainError], remedy: str) -> Iterator[
         raise error(f"{file}: holds values that cannot be used ({what}). {remedy}") from problem
 
 
+@contextmanager
+def unpacking() -> Iterator[None]:
+    """While entered, raise what the content of an archive causes as Unreadable; for code that only unpacks.
+
+    zipfile and what it decompresses with raise errors of many kinds, an IndexError for a member without a name.
+    """
+    try:
+        yield
+    except (OSError, MemoryError, ForetrainError, Unreadable):
+        raise
+    except Exception as error:
+        raise Unreadable(" ".join(str(error).split())[:120] or type(error).__name__) from error
+
+
 def read_bytes(path: Path, limit: int = LARGEST) -> bytes:
     """Return the content of a plain file of at most `limit` bytes. Raises OSError or Unreadable."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from foretrain.data.importers.monash import read_monash
 from foretrain.errors import DataError
 from foretrain.evaluation.scored import Array
-from foretrain.reading import believing
+from foretrain.reading import Unreadable, believing, unpacking
 from foretrain.suites.definition import RawSource, RawUse
 from foretrain.suites.rda import RValue, read_rda
 from foretrain.timeaxis import grid
@@ -170,7 +170,7 @@ def _content(root: Path, source: RawSource, name: str) -> bytes:
                 content = file.read(LARGEST + 1)
         else:
             content = _member(root / str(source.archive), name)
-    except (OSError, EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError) as error:
+    except (OSError, EOFError, zlib.error, Unreadable) as error:
         raise DataError(f"{root / name}: cannot be read: {error}. Fetch it anew from {source.origin}.") from None
     if len(content) > LARGEST:
         raise DataError(f"{root / name}: has more than {LARGEST:,} bytes.")
@@ -178,7 +178,7 @@ def _content(root: Path, source: RawSource, name: str) -> bytes:
 
 
 def _member(archive: Path, name: str) -> bytes:
-    with zipfile.ZipFile(archive) as packed:
+    with unpacking(), zipfile.ZipFile(archive) as packed:
         for member in packed.namelist():
             if member.rpartition("/")[2] == name:
                 with packed.open(member) as file:

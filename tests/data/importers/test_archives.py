@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
 from pathlib import Path
 
@@ -64,6 +65,36 @@ def test_errors_in_an_archive_name_the_member(tmp_path: Path) -> None:
     (tmp_path / "z.zip").write_bytes(b"PK\x03\x04 nonsense")
     with pytest.raises(DataError, match="not a zip archive that can be read"):
         imported(tmp_path, tmp_path / "z.zip")
+
+
+def stored(method: int) -> bytes:
+    """Return an archive of one member, packed by a method of zipfile."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", method) as archive:
+        archive.writestr("a.csv", "date,x\n2024-01-01,1\n")
+    return packed.getvalue()
+
+
+def encrypted() -> bytes:
+    raw = bytearray(stored(zipfile.ZIP_STORED))
+    for header, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        raw[raw.index(header) + flags] |= 1
+    return bytes(raw)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        pytest.param(stored(zipfile.ZIP_DEFLATED).replace(b"a.csv", bytes(5)), id="no name"),
+        pytest.param(stored(zipfile.ZIP_LZMA).replace(b"\x05\x00\x5d", b"\x05\x00\xff"), id="lzma"),
+        pytest.param(encrypted(), id="encrypted"),
+        pytest.param(stored(zipfile.ZIP_STORED).replace(b"a.csv", b"\xff.csv", 1), id="two names"),
+    ],
+)
+def test_a_damaged_archive_is_refused_whatever_zipfile_raises(tmp_path: Path, raw: bytes) -> None:
+    (tmp_path / "x.zip").write_bytes(raw)
+    with pytest.raises(DataError, match=r"x\.zip: (not a zip archive|a\.csv cannot be unpacked|no table in)"):
+        imported(tmp_path, tmp_path / "x.zip")
 
 
 def klines(start: int, count: int, *, unit: int = 1000) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import tokenize
 import zipfile
-import zlib
 from pathlib import Path
 from typing import IO
 
@@ -17,6 +16,7 @@ from numpy.lib import format as npy
 
 from foretrain.data.importers.content import is_bomb
 from foretrain.errors import DataError
+from foretrain.reading import unpacking
 
 _ZIP, _NPY = b"PK", b"\x93NUMPY"
 
@@ -35,15 +35,14 @@ def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], bool]:
                 return {"": _array(file, path.stat().st_size)}, False
             if start[:2] != _ZIP:
                 raise _BadArray("it begins like neither a .npy nor a .npz file")
-            with zipfile.ZipFile(file) as archive:
+            with unpacking(), zipfile.ZipFile(file) as archive:
                 arrays = {name.removesuffix(".npy"): _member(archive, name) for name in archive.namelist()}
                 if not arrays:
                     raise _BadArray("it holds no arrays")
                 return arrays, True
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}.") from None
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, KeyError,
-            SyntaxError, tokenize.TokenError, TypeError, OverflowError, MemoryError) as error:  # fmt: skip
+    except (ValueError, EOFError, SyntaxError, tokenize.TokenError, TypeError, OverflowError, MemoryError) as error:
         why = " ".join(str(error).split())[:120] or type(error).__name__
         raise DataError(f"{path}: no arrays of numbers that can be read ({why}). Write the file again.") from None
 

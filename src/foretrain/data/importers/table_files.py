@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zipfile
-import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from foretrain.data.importers.records import read_records, unfold_lists
 from foretrain.data.windows import IntArray
 from foretrain.errors import DataError
 from foretrain.notes import Code, Note
+from foretrain.reading import Unreadable, unpacking
 
 pc: Any = pyarrow.compute  # its functions are created at import, which type checkers cannot see
 
@@ -45,14 +45,13 @@ def read_bytes(path: Path, member: str | None = None) -> bytes:
     try:
         if member is None:
             return path.read_bytes()
-        with zipfile.ZipFile(path) as archive:
+        with unpacking(), zipfile.ZipFile(path) as archive:
             entry = archive.getinfo(member)
             if is_bomb(entry.file_size, entry.compress_size):
-                raise RuntimeError(f"{entry.compress_size:,} bytes unpack to {entry.file_size:,}")
+                raise Unreadable(f"{entry.compress_size:,} bytes unpack to {entry.file_size:,}")
             return archive.read(member)
-    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, zlib.error, EOFError, KeyError) as error:
-        what = " ".join(str(error).split())[:100]
-        raise DataError(f"{path}: {member} cannot be unpacked ({what}). Fetch the archive again.") from None
+    except Unreadable as error:
+        raise DataError(f"{path}: {member} cannot be unpacked ({error}). Fetch the archive again.") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}.") from None
 
@@ -60,9 +59,9 @@ def read_bytes(path: Path, member: str | None = None) -> bytes:
 def members_of(path: Path) -> list[str]:
     """Return the table files in a zip archive. Raises DataError if it is damaged or holds none."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with unpacking(), zipfile.ZipFile(path) as archive:
             names = [entry.filename for entry in archive.infolist() if not entry.is_dir()]
-    except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
+    except (Unreadable, OSError) as error:
         raise DataError(f"{path}: not a zip archive that can be read ({error}). Fetch it again.") from None
     kept = sorted(name for name in names if not _hidden(name) and suffix_of(name, SUFFIXES))
     kept = [name for name in kept if name.rsplit("/", 1)[-1].lower() not in IGNORED] or kept

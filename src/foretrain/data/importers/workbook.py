@@ -19,6 +19,7 @@ from typing import Any
 from foretrain.data.importers.content import is_bomb
 from foretrain.errors import DataError
 from foretrain.notes import Code, Note
+from foretrain.reading import Unreadable, unpacking
 
 MOST_UNPACKED = 2 * 1024**3  # bytes of all parts of a workbook; archives that unpack without bound stop here
 _MOST_ROWS = 1_048_576  # of an Excel sheet
@@ -56,11 +57,11 @@ def sheet_as_csv(path: Path, raw: bytes, notes: list[Note]) -> bytes:
 def _refuse_size(path: Path, raw: bytes) -> None:
     """Raise DataError if the parts would unpack to more than MOST_UNPACKED; zipfile reads no more than they declare."""
     try:
-        with zipfile.ZipFile(io.BytesIO(raw)) as archive:
+        with unpacking(), zipfile.ZipFile(io.BytesIO(raw)) as archive:
             size = sum(entry.file_size for entry in archive.infolist())
             if any(is_bomb(entry.file_size, entry.compress_size) for entry in archive.infolist()):
                 size = MOST_UNPACKED + 1
-    except (zipfile.BadZipFile, NotImplementedError, ValueError):
+    except Unreadable:
         return  # not a workbook, which the reader says
     if size > MOST_UNPACKED:
         raise DataError(
