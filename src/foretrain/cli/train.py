@@ -177,9 +177,15 @@ def _sections(draft: Draft, number: int | None) -> dict[str, Any]:
 
 
 def _saved(path: Path) -> dict[str, Any]:
-    """Return a run folder's config.yaml. Raises ConfigError if its training section is damaged."""
+    """Return a run folder's config.yaml, its training section complete. Raises ConfigError if that is damaged."""
     saved = read_yaml(path)
     section = saved.get("training")
     if not isinstance(section, dict) or not {"batch_size", "micro_batch_size"} <= section.keys():
         raise ConfigError(f"{path}: is damaged: its training section is incomplete. Restore it, or start a new run.")
-    return saved
+    try:
+        training = TrainingConfig.model_validate(section).model_dump(mode="json")
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = ".".join(("training", *map(str, problem["loc"])))
+        raise ConfigError(f"{path}: is damaged: {key}: {problem['msg']}. Restore it, or start a new run.") from None
+    return {**saved, "training": training}

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from foretrain.adapters.layers import KEY, adapt
 from foretrain.config import read_yaml
 from foretrain.data.config import DataConfig
@@ -27,6 +29,7 @@ from foretrain.reading import resolved
 from foretrain.run.config import RunConfig, config_hash, replace_stage_releases
 from foretrain.training.auto import settle
 from foretrain.training.manifest import read_run_state
+from foretrain.training.settings import TrainingConfig
 
 MAX_CATEGORIES = 1000  # of a column, in release.json
 
@@ -146,12 +149,16 @@ def settled(
 
 
 def saved_config(folder: Path, checkpoint: str | None = None) -> dict[str, Any] | None:
-    """Return the config that a run folder, or a checkpoint if one is named, holds; None if it has none to read."""
+    """Return the config that a run folder, or a checkpoint if one is named, holds; None if it has none to read, or one
+    whose training section is damaged."""
     try:
         if checkpoint not in (None, "auto"):
-            return read_run_state(Path(checkpoint))["config"]
-        return read_yaml(folder / "config.yaml")
-    except (ForetrainError, KeyError):
+            found = read_run_state(Path(checkpoint))["config"]
+        else:
+            found = read_yaml(folder / "config.yaml")
+        TrainingConfig.model_validate(found["training"])
+        return found
+    except (ForetrainError, KeyError, TypeError, ValidationError):
         return None
 
 

@@ -79,6 +79,7 @@ FILES: list[tuple[str, str, Edit]] = [
     ("release/sharded/config.json", "forecast", values(layer_norm_epsilon=2**64)),
     ("release/toto/release.json", "train", values(corpora=[{"fingerprint": "a", "provenance": [1]}])),
     ("release/linear/release.json", "train", values(data__longest_trained="1")),
+    ("run/toto2/config.yaml", "train", lambda raw: raw.replace(b"micro_batches_per_step", b"micro_batches_per_stepx")),
     ("table/csv.zip", "score", lambda raw: raw.replace(b"x.csv", bytes(5))),
 ]
 ENVIRONMENTS: list[tuple[str, list[str], dict[str, str]]] = [
