@@ -31,6 +31,27 @@ def test_stamps_continue_as_pandas_would(freq, zone):
     assert list(found) == list(whole[20:]) * 3
 
 
+@pytest.mark.parametrize("zone", [None, "UTC", "America/New_York", "Australia/Lord_Howe"])
+@pytest.mark.parametrize("unit", ["s", "us", "ns"])
+@pytest.mark.parametrize(
+    "offset",
+    [
+        pd.offsets.Day(1), pd.offsets.Day(7), pd.offsets.Hour(1), pd.offsets.Minute(15), pd.offsets.Milli(1500),
+        pd.offsets.Week(2), pd.offsets.Week(1, weekday=2), pd.offsets.Week(3, weekday=5), pd.offsets.BusinessDay(1),
+        pd.offsets.BusinessDay(3), pd.offsets.BusinessDay(1, offset=pd.Timedelta("2h")), pd.offsets.MonthEnd(1),
+    ],
+)  # fmt: skip
+def test_steps_at_once_are_those_that_are_added_one_by_one(offset, unit, zone):
+    """Over both clock changes of a year, at which days have local midnights and hours do not repeat."""
+    stamps = ["2024-03-09 02:30", "2024-11-02 01:15", "2024-03-06", "2024-03-09 02:30"]
+    last = pd.DatetimeIndex(stamps).tz_localize(zone).as_unit(unit)
+    steps = [future.add(last, offset, k) for k in range(1, 41)]
+    expected = np.stack([step.as_unit("ns").asi8 for step in steps], axis=1).ravel()
+    found = future.following(last, offset, 40)
+    assert found.tz == last.tz and found.unit == steps[0].unit
+    assert found.as_unit("ns").asi8.tolist() == expected.tolist()
+
+
 def test_three_months_of_31_days_are_months():
     past = pd.DatetimeIndex(["2024-07-01", "2024-08-01", "2024-09-01"])
     offset = future.shared_offset(*layout(past)[:2])

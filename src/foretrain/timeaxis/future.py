@@ -345,6 +345,9 @@ def _way_out(freq: str | None) -> str:
     )
 
 
+_NANOS = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}  # of a unit of stamps
+
+
 @dataclass(frozen=True)
 class _Clock:
     """Stamps in microseconds by the clock on which trading hours are inferred."""
@@ -418,15 +421,66 @@ def following(last: pd.DatetimeIndex, offset: Any, horizon: int) -> pd.DatetimeI
     if last.tz is not None:
         base = base.tz_localize("UTC").tz_convert(last.tz)
     try:
-        steps = [add(base, offset, k) for k in range(1, horizon + 1)]
+        coming = _in_one_step(base, offset, horizon)
+        if coming is None:
+            steps = [add(base, offset, k) for k in range(1, horizon + 1)]
+            table, unit = np.stack([step.asi8 for step in steps], axis=1), steps[0].unit
+        else:
+            table, unit = coming.asi8.reshape(len(base), horizon), coming.unit
     except (ValueError, OverflowError):  # beyond the years that nanoseconds hold
         if last.unit != "ns":
             raise
         return following(last.as_unit("us"), offset, horizon)
-    table = np.stack([step.asi8 for step in steps], axis=1)  # many items end on the same day
-    ticks = table[place].ravel()
-    result = pd.DatetimeIndex(ticks.view(f"datetime64[{steps[0].unit}]"))
+    ticks = table[place].ravel()  # many items end on the same day
+    result = pd.DatetimeIndex(ticks.view(f"datetime64[{unit}]"))
     return result if last.tz is None else result.tz_localize("UTC").tz_convert(last.tz)
+
+
+def _in_one_step(base: pd.DatetimeIndex, offset: Any, horizon: int) -> pd.DatetimeIndex | None:
+    """Return what `add` makes of 1 .. horizon offsets, grouped by stamp: of steps of one length, weeks and business
+    days. None for other offsets."""
+    import pandas as pd
+
+    if type(offset) is pd.offsets.BusinessDay and not getattr(offset, "offset", None):
+        return _business_days(base, offset.n * np.arange(1, horizon + 1))
+    counts = np.arange(1, horizon + 1)
+    if isinstance(offset, pd.offsets.Week):
+        if offset.weekday is not None:  # the first step may be shorter
+            base, counts = add(base, offset), counts - 1
+        offset = pd.offsets.Day(7 * offset.n)
+    days = isinstance(offset, pd.offsets.Day)
+    if not days and not isinstance(offset, pd.offsets.Tick):
+        return None
+    nanos = int((pd.Timedelta(days=offset.n) if days else pd.Timedelta(offset)).value)
+    ticks, finer = divmod(nanos, _NANOS[base.unit])
+    if finer:  # than the stamps
+        return None
+    if abs(ticks) * horizon >= 2**62:
+        return None
+    spans = pd.TimedeltaIndex(np.tile(counts * ticks, len(base)).view(f"timedelta64[{base.unit}]"))
+    zone, stamps = base.tz, base.repeat(horizon)
+    if zone is None:
+        return pd.DatetimeIndex(stamps + spans)
+    if not days:
+        return pd.DatetimeIndex((stamps.tz_convert("UTC") + spans).tz_convert(zone))
+    return _in_zone(pd.DatetimeIndex(stamps.tz_localize(None) + spans), zone)
+
+
+def _business_days(base: pd.DatetimeIndex, counts: IntArray) -> pd.DatetimeIndex:
+    """Return the stamps these numbers of business days later, grouped by stamp, at the same time of day.
+
+    Raises OverflowError beyond the years that the stamps' unit holds.
+    """
+    import pandas as pd
+
+    walls = base if base.tz is None else base.tz_localize(None)
+    days = walls.values.astype("M8[D]")
+    moved = np.busday_offset(days[:, None], counts, roll="backward")
+    if walls.unit == "ns" and np.abs(moved.astype(np.int64)).max(initial=0) > 2**63 // (86400 * 10**9) - 1:
+        raise OverflowError("beyond the years that nanoseconds hold")
+    clock = walls.values - days.astype(walls.values.dtype)
+    stamps = pd.DatetimeIndex((moved.astype(walls.values.dtype) + clock[:, None]).ravel())
+    return stamps if base.tz is None else _in_zone(stamps, base.tz)
 
 
 def _gaps(values: Any, starts: IntArray) -> tuple[Any, IntArray]:

@@ -86,6 +86,7 @@ ENVIRONMENTS: list[tuple[str, list[str], dict[str, str]]] = [
     ("chronos2", ["evaluate", "finished", "--data", "corpus"], {"WORLD_SIZE": "9" * 5000}),
 ]
 COMMANDS: list[tuple[str, list[str]]] = [
+    ("tables", ["forecast", "model", "series.csv", "--out", "f.csv", "--prediction-length", "100000"]),
     ("tables", ["train", "config-debug.yaml", "--dry-run", "adapter.rank=1000000000"]),
     ("tables", ["train", "corpus.yaml", "--dry-run", "threads=1000000000"]),
     ("tables", ["train", "config-debug.yaml", "--dry-run", "threads=1000000000000"]),
