@@ -202,7 +202,7 @@ LAUGHS = "\n".join(
         (LAUGHS, "more than 100,000 values, counting what aliases repeat"),
         ("&a [*a]", "an alias names what holds it"),
         ("a: " + "9" * 5000, "a value cannot be read"),
-        ("a: 2024-13-45", "month must be in 1..12"),
+        ("a: !!timestamp 2024-13-45", "month must be in 1..12"),
         ("? [a]\n: 1", "line 1: a key is a list, not text"),
         ("{? {a: 1} : 2}", "line 1: a key is a dict, not text"),
         ("a: " + "[" * 3000, "nested too deep"),

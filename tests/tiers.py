@@ -41,6 +41,7 @@ SLOW = (
     "tests/data/test_inspection.py",
     "tests/data/test_lineage.py",
     "tests/data/test_mapped.py",
+    "tests/data/test_parts.py",
     "tests/evaluation/test_candles.py",
     "tests/evaluation/test_draws.py",
     "tests/evaluation/test_gate.py",

@@ -128,7 +128,7 @@ _MOST_NODES = 100_000  # keys and values of a config
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that reads 1e-4 as a number (YAML 1.1 wants 1.0e-4) and refuses a key given twice."""
+    """SafeLoader that reads 1e-4 as a number (YAML 1.1 wants 1.0e-4) and a date as text; refuses a repeated key."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
@@ -159,6 +159,10 @@ for _class in (_Loader, _Dumper):
     _class.add_implicit_resolver(
         "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
     )
+_Loader.yaml_implicit_resolvers = {
+    k: [rule for rule in v if rule[0] != "tag:yaml.org,2002:timestamp"]
+    for k, v in _Loader.yaml_implicit_resolvers.items()
+}
 
 
 def _load(text: str) -> Any:

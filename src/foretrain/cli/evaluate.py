@@ -47,6 +47,14 @@ def evaluate(
     ] = 20,
     stride: Annotated[int | None, typer.Option(min=1, help="Steps between origins (default: the horizon).")] = None,
     split: Annotated[str, typer.Option(help="test, validation or all.")] = "test",
+    validation_from: Annotated[
+        str | None,
+        typer.Option(metavar="DATE", help="Where the validation part begins, in the data's own clock."),
+    ] = None,
+    test_from: Annotated[
+        str | None,
+        typer.Option(metavar="DATE", help="Where the test part begins (default: as training was cut)."),
+    ] = None,
     score_seen_dates: Annotated[
         bool,
         typer.Option("--score-seen-dates", help="Also prices from before the cut-off date of published weights."),
@@ -147,6 +155,8 @@ def evaluate(
         num_windows=num_windows,
         stride=stride,
         split=split,
+        validation_from=validation_from,
+        test_from=test_from,
         score_seen_dates=score_seen_dates,
         target=comma_list(target),
         past_covariates=comma_list(past_covariates),

@@ -241,6 +241,25 @@ class Chunk:
         begin = int(start[row])
         return values[begin + first : begin + stop]
 
+    def rows_before(self, time: int) -> IntArray:
+        """Return (n,) stamps of each series before a time, ascending ones: all series are bisected at once."""
+        values, first, length = self._times
+        low, high = np.zeros(len(self), np.int64), length.astype(np.int64)
+        while (some := np.flatnonzero(low < high)).size:
+            middle = (low[some] + high[some]) // 2
+            before = values[first[some] + middle] < time
+            low[some[before]] = middle[before] + 1
+            high[some[~before]] = middle[~before]
+        return low
+
+    def first_backward_row(self) -> int | None:
+        """Return the first series whose stored stamps do not ascend, None if all do; reads every stamp."""
+        values, first, length = self._times
+        down = np.flatnonzero(values[1:] <= values[:-1]) + 1
+        row = np.searchsorted(first, down, side="right") - 1
+        inside = (row >= 0) & (down > first[row]) & (down < first[row] + length[row])
+        return int(row[inside].min()) if inside.any() else None
+
     @functools.cached_property
     def _ids(self) -> tuple[pa.Array, str]:
         """The ids, whose offsets and text have been looked at: wrong ones would be followed out of the buffer."""

@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from foretrain.config import FREE, FieldRule, Section
 from foretrain.data.manifest import MANIFEST_NAME
+from foretrain.data.parts import Cuts, DateCuts, StepCuts, date_text, span_text
 from foretrain.data.splits import Selection, select
 from foretrain.data.store import Corpus
 from foretrain.data.synthetic import SyntheticSpec, generate
@@ -23,7 +24,8 @@ _OF_CORPORA = (
     "target", "past_covariates", "known_covariates", "min_context", "min_prediction_length", "sampling", "stride",
     "series_weighting", "max_train_series", "min_rows",
 )  # fmt: skip
-_OF_STORED = ("validation_steps", "test_steps", "holdout_fraction")
+_DATES = ("validation_from", "test_from", "embargo")
+_OF_STORED = ("validation_steps", "test_steps", *_DATES, "holdout_fraction")
 
 
 def _off(value: Any) -> Any:
@@ -91,9 +93,14 @@ class DataConfig(Section):
     series_weighting: Literal["uniform", "length"] = "uniform"
     validation_steps: int | None = Field(default=None, ge=0, le=2**40)  # None: prediction_length
     test_steps: int | None = Field(default=None, ge=0, le=2**40)
+    # Dates in the place of these steps, of the clock that each corpus stores (parts.py)
+    validation_from: Annotated[str | None, BeforeValidator(date_text)] = None
+    test_from: Annotated[str | None, BeforeValidator(date_text)] = None
+    embargo: Annotated[str | None, BeforeValidator(span_text)] = None  # before both, such as 5D: in no part
     holdout_fraction: float = Field(default=0.0, ge=0.0, lt=1.0)  # share of items never trained on, by hash of item_id
     max_train_series: int | None = Field(default=None, gt=0)
-    min_rows: int | None = Field(default=None, gt=0)  # shorter series are not trained on
+    # Shorter series are not trained on; where dates cut, only rows before the first cut and its embargo count
+    min_rows: int | None = Field(default=None, gt=0)
     # When corpora are compared with the hashes in their manifests; verification.py
     verify: Annotated[Verify, BeforeValidator(_off), FREE] = "auto"
     with_times: bool | None = None  # fill time stamps; None = if the family uses them and the corpora have a calendar
@@ -121,6 +128,7 @@ class DataConfig(Section):
             raise ValueError(
                 f"min_prediction_length {self.min_prediction_length} exceeds prediction_length {self.prediction_length}"
             )
+        self._check_dates()
         named = [key for key in ColumnRoles._fields if getattr(self, key)]
         if named and all(spec.own_roles is not None for spec in self.corpora):
             raise ValueError(
@@ -132,6 +140,15 @@ class DataConfig(Section):
         if self.sampling == "epoch" and self.series_weighting != "uniform":
             raise ValueError("sampling=epoch visits every window once, so series_weighting cannot take effect")
         return self
+
+    def _check_dates(self) -> None:
+        DateCuts(self.validation_from, self.test_from, self.embargo).check()
+        dates = [key for key in _DATES if getattr(self, key) is not None]
+        steps = [key for key in ("validation_steps", "test_steps") if getattr(self, key) is not None]
+        if dates and steps:
+            raise ValueError(
+                f"{' and '.join(dates)} cut by dates and {' and '.join(steps)} by steps; give one kind (the other null)"
+            )
 
     @property
     def folders(self) -> list[str]:
@@ -190,14 +207,12 @@ class DataConfig(Section):
         return self.stride or self.prediction_length
 
     @property
-    def resolved_validation_steps(self) -> int:
-        """validation_steps, or its default prediction_length."""
-        return self.prediction_length if self.validation_steps is None else self.validation_steps
-
-    @property
-    def resolved_test_steps(self) -> int:
-        """test_steps, or its default prediction_length."""
-        return self.prediction_length if self.test_steps is None else self.test_steps
+    def cuts(self) -> Cuts:
+        """What cuts series into parts: the dates, or the steps, each prediction_length if it is not given."""
+        if self.validation_from is not None or self.test_from is not None:
+            return DateCuts(self.validation_from, self.test_from, self.embargo)
+        given = (self.validation_steps, self.test_steps)
+        return StepCuts(*(self.prediction_length if steps is None else steps for steps in given))
 
 
 def _is_corpus(path: str) -> bool:

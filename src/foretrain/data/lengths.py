@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from foretrain.data.config import DataConfig
+from foretrain.data.parts import DateCuts
 from foretrain.data.windows import IntArray
 from foretrain.errors import DataError
 
@@ -15,17 +16,16 @@ NONE = "Windows of a single step would not fit either; give longer series."
 
 
 def rows_needed(config: DataConfig) -> int:
-    """Return the rows of the shortest series that has a training window."""
-    return (
-        config.resolved_min_context
-        + config.resolved_min_prediction_length
-        + config.resolved_validation_steps
-        + config.resolved_test_steps
-    )
+    """Return the rows of the shortest series that has a training window; where dates cut, those before the cut."""
+    cuts, window = config.cuts, config.resolved_min_context + config.resolved_min_prediction_length
+    return window if isinstance(cuts, DateCuts) else window + cuts.validation + cuts.test
 
 
 def no_window(name: str, config: DataConfig, lengths: IntArray, held_out: int) -> DataError:
-    """Return the error for a corpus without a training window. lengths: those of all series that are not held out."""
+    """Return the error for a corpus without a training window.
+
+    lengths: rows of all series that are not held out; where dates cut, those before the cut.
+    """
     total = len(lengths) + held_out
     if held_out and not len(lengths):
         return DataError(
@@ -37,11 +37,21 @@ def no_window(name: str, config: DataConfig, lengths: IntArray, held_out: int) -
     ways = [_setting_text(way, config) for way in remedies(config, longest)]
     middle = int(np.sort(lengths)[len(lengths) // 2]) if len(lengths) else 0
     others = f" Half of its series have {middle:,} rows or more." if middle < longest else ""
+    cuts, before, parts = config.cuts, "", ""
+    if isinstance(cuts, DateCuts):
+        before = f" before {cuts.end_of_training}"
+        if not longest:
+            return DataError(
+                f"{name}: none of its {total:,} series has a row{before} ({held_out:,} held out), so nothing is left "
+                "to train on. Give later dates."
+            )
+    else:
+        parts = f" + validation and test steps {cuts.validation + cuts.test:,}"
     return DataError(
         f"{name}: none of its {total:,} series can be trained on ({held_out:,} held out): the longest has {longest:,} "
-        f"rows; needed are {rows_needed(config):,} (min_context {config.resolved_min_context:,} + "
-        f"{'min_' * bool(config.min_prediction_length)}prediction_length {config.resolved_min_prediction_length:,} + "
-        f"validation and test steps {config.resolved_validation_steps + config.resolved_test_steps:,}){floor}.{others} "
+        f"rows{before}; needed are {rows_needed(config):,} (min_context {config.resolved_min_context:,} + "
+        f"{'min_' * bool(config.min_prediction_length)}prediction_length {config.resolved_min_prediction_length:,}"
+        f"{parts}){floor}.{others} {'Give later dates, or shorter lengths. ' * bool(before)}"
         + ("With that one would work, each line alone:" + "".join(f"\n  {way}" for way in ways) if ways else NONE)
     )
 

@@ -8,16 +8,13 @@ stamp, and the items for which that stamp does not say how many of today's rows 
 
 from __future__ import annotations
 
-import bisect
-from collections.abc import Callable
-
 import numpy as np
 import numpy.typing as npt
 
 from foretrain.data.manifest import Earlier
+from foretrain.data.parts import rows_before
 from foretrain.data.store import Corpus
 from foretrain.data.windows import IntArray
-from foretrain.timeaxis import grid
 
 MOST_LENGTHS = 2_000  # items named in a manifest, over all earlier contents; beyond it the newest stamp alone counts
 
@@ -67,7 +64,7 @@ def rows_then(corpus: Corpus, earlier: Earlier) -> tuple[IntArray, npt.NDArray[n
     Where they are not known, they are the rows up to the newest stamp of that content, in which every row may have had
     another place.
     """
-    rows = _rows_until(corpus, _micros(earlier.last_time))
+    rows = rows_before(corpus, _micros(earlier.last_time) + 1)
     exact = np.full(len(rows), earlier.exact)
     if earlier.lengths:
         for k, item_id in enumerate(corpus.item_ids()):
@@ -76,38 +73,6 @@ def rows_then(corpus: Corpus, earlier: Earlier) -> tuple[IntArray, npt.NDArray[n
                 exact[k] = exact[k] and length is not None
                 rows[k] = rows[k] if length is None else length
     return rows, exact
-
-
-def _rows_until(corpus: Corpus, end: int) -> IntArray:
-    """Return (N,) rows of each series at or before a stamp."""
-    count = _on_a_grid(corpus, end) if corpus.manifest.time == "regular" else _among_stamps(corpus, end)
-    return np.fromiter((count(k) for k in range(corpus.num_series)), np.int64, corpus.num_series)
-
-
-def _among_stamps(corpus: Corpus, end: int) -> Callable[[int], int]:
-    def count(series: int) -> int:
-        times = corpus.times(series)
-        assert times is not None
-        return int(np.searchsorted(times, end, side="right"))
-
-    return count
-
-
-def _on_a_grid(corpus: Corpus, end: int) -> Callable[[int], int]:
-    frequency, longest = corpus.frequency, int(corpus.lengths.max())
-    assert frequency is not None
-    places = dict[int, int]()  # first stamp -> rows; most series share it
-
-    def count(series: int) -> int:
-        chunk, row = corpus.locate(series)
-        start = int(chunk.starts[row])
-        if start not in places:
-            places[start] = bisect.bisect_right(
-                range(longest), end, key=lambda step: int(grid.stamps(start, frequency, np.array(step)))
-            )
-        return min(places[start], corpus.length(series))
-
-    return count
 
 
 def _last_time(corpus: Corpus) -> str:

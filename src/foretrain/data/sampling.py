@@ -35,6 +35,19 @@ def joined(parts: Sequence[np.ndarray]) -> np.ndarray:
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
+def all_reserved(pools: Sequence[Pool]) -> int | Counts:
+    """Return the reserved steps of all series: one number if it is that of every pool, else (G,) numbers."""
+    numbers = [pool.reserved for pool in pools]
+    if all(isinstance(number, int) for number in numbers) and len(set(numbers)) == 1:
+        return numbers[0]
+    return joined([np.broadcast_to(pool.reserved, len(pool.series)) for pool in pools])
+
+
+def of_slots(reserved: int | Counts, slots: slice | IntArray) -> int | Counts:
+    """Return the reserved steps of some series: the same number, or theirs."""
+    return reserved if isinstance(reserved, int) else reserved[slots]
+
+
 @dataclass(frozen=True)
 class Pool:
     """The training series of one corpus."""
@@ -43,6 +56,7 @@ class Pool:
     selection: Selection
     series: Counts  # (n,) indices into the corpus, ascending
     weight: float
+    reserved: int | Counts = 0  # steps at the end of every series, or (n,) of each, that no training window may contain
 
     @property
     def lengths(self) -> IntArray:
@@ -60,14 +74,15 @@ class SamplingPlan:
         weights: list[float],
         *,
         seed: int,
-        reserved: int,
+        reserved: int | Counts,
         min_context: int,
         min_prediction_length: int,
         stride: int,
         epoch: bool,
         by_length: bool,
     ) -> None:
-        """lengths: series lengths of each pool, all of at least min_context + min_prediction_length + reserved."""
+        """lengths: series lengths of each pool, all of at least min_context + min_prediction_length + reserved, which
+        is one number or (G,) of them."""
         self._seed = seed
         self._epoch = epoch
         self.min_context = min_context
@@ -77,7 +92,7 @@ class SamplingPlan:
         self._offset = np.concatenate([[0], np.cumsum(sizes)])
         self._cumulative_weights = np.cumsum(weights) / np.sum(weights)
         self.lengths = joined(lengths)  # (G,) steps of each series
-        self._after = reserved + min_prediction_length  # steps after the latest cutoff
+        self._reserved = reserved
         # only the table that this mode reads is stored: 8 bytes a series
         self._window_ends = np.empty(len(self.lengths), np.int64) if epoch else None
         self._choices = np.empty(len(self.lengths), np.int64) if by_length and not epoch else None
@@ -86,7 +101,9 @@ class SamplingPlan:
 
     def newest(self, slots: slice | IntArray) -> IntArray:
         """Return the latest cutoff of each of some series."""
-        return self.lengths[slots] - self._after
+        newest = self.lengths[slots] - self.min_prediction_length
+        newest -= of_slots(self._reserved, slots)
+        return newest
 
     def _count_windows(self) -> int:
         """Fill the table of cumulative counts and return the number of windows, stride apart."""
@@ -153,11 +170,11 @@ class Gather:
         *,
         context_length: int,
         prediction_length: int,
-        reserved: int,
+        reserved: int | Counts,
         with_times: bool,
     ) -> None:
-        """lengths: (G,) of all series, in the order of the pools. reserved: steps at the end of every series that no
-        training window may contain."""
+        """lengths: (G,) of all series, in the order of the pools. reserved: steps at the end of every series, or (G,)
+        of each, that no training window may contain."""
         self._pools = pools
         self._widths = context_length, prediction_length
         self._with_times = with_times
@@ -200,7 +217,8 @@ class Gather:
         within = np.arange(len(window)) - np.repeat(np.cumsum(rows) - rows, rows)
         kind = pool[window], within
         role = self._roles[kind]
-        span = _Span(context, horizon, cutoff, np.maximum(cutoff + horizon + self._reserved - self._lengths[slot], 0))
+        after = self._lengths[slot] - of_slots(self._reserved, slot)
+        span = _Span(context, horizon, cutoff, np.maximum(cutoff + horizon - after, 0))
         values = self._values(slot, pool, window, self._columns[kind], self._blocks[kind], span)
         for k, categorical in enumerate(self._categorical):
             if categorical:

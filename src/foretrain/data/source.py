@@ -15,11 +15,12 @@ from foretrain.data.buckets import Buckets, choices
 from foretrain.data.chunks import Counts, compact
 from foretrain.data.config import DataConfig
 from foretrain.data.lengths import no_window, rows_needed
+from foretrain.data.parts import DateCuts, part_counts, part_lines
 from foretrain.data.permutation import derive, hash64
-from foretrain.data.sampling import Gather, Pool, SamplingPlan
+from foretrain.data.sampling import Gather, Pool, SamplingPlan, all_reserved
 from foretrain.data.splits import Selection, held_out
 from foretrain.data.store import Corpus
-from foretrain.data.windows import Windows
+from foretrain.data.windows import IntArray, Windows
 from foretrain.errors import ConfigError
 
 
@@ -41,19 +42,22 @@ class TrainingSource:
         if config.with_times:
             _require_times(self.corpora)
         self._counts: list[dict[str, int]] = []
-        selected = [self._trainable(corpus) for corpus in opened]
+        reserved = [config.cuts.reserved(corpus) for corpus in opened]
+        selected = [self._trainable(corpus, after) for corpus, after in zip(opened, reserved, strict=True)]
         if config.max_train_series is not None:
             selected = _subset(selected, config.max_train_series, seed)
         pools = [
-            Pool(corpus, selection, series, spec.weight)
-            for corpus, selection, series, spec in zip(opened, self.selections, selected, config.corpora, strict=True)
+            Pool(corpus, selection, series, spec.weight, after if isinstance(after, int) else compact(after[series]))
+            for corpus, selection, series, spec, after in zip(
+                opened, self.selections, selected, config.corpora, reserved, strict=True
+            )
         ]
-        self._pools = pools
+        self._pools, taken_away = pools, all_reserved(pools)
         self._plan = SamplingPlan(
             [pool.lengths for pool in pools],
             [pool.weight for pool in pools],
             seed=seed,
-            reserved=config.resolved_validation_steps + config.resolved_test_steps,
+            reserved=taken_away,
             min_context=config.resolved_min_context,
             min_prediction_length=config.resolved_min_prediction_length,
             stride=config.resolved_stride,
@@ -65,19 +69,23 @@ class TrainingSource:
             self._plan.lengths,
             context_length=config.context_length,
             prediction_length=config.prediction_length,
-            reserved=config.resolved_validation_steps + config.resolved_test_steps,
+            reserved=taken_away,
             with_times=bool(config.with_times),
         )
 
-    def _trainable(self, corpus: Corpus) -> Counts:
-        """Return the series of a corpus that are not held out and long enough for a training window."""
+    def _trainable(self, corpus: Corpus, reserved: int | IntArray) -> Counts:
+        """Return the series of a corpus that are not held out and long enough for a training window.
+
+        What lies after a date decides nothing: of series that dates cut, only the rows before count.
+        """
         config = self.config
-        lengths = corpus.lengths
+        lengths = corpus.lengths if isinstance(reserved, int) else corpus.lengths - reserved
         long_enough = (lengths >= rows_needed(config)) & (lengths >= (config.min_rows or 0))
         out = held_out(corpus, config.holdout_fraction)
         series = compact(np.flatnonzero(long_enough & ~out))
         self._counts.append(
             {"series": len(lengths), "held_out": int(out.sum()), "too_short": int((~long_enough & ~out).sum())}
+            | ({} if isinstance(reserved, int) else {"start_after": int(((lengths == 0) & ~out).sum())})
         )
         if not len(series):
             raise no_window(corpus.name, config, lengths[~out], int(out.sum()))
@@ -172,7 +180,16 @@ class TrainingSource:
                 f"out, {c['too_short']:,} too short)" + (f", share {c['share']:.1%}" if c["share"] is not None else "")
                 for c in facts["corpora"]
             ),
+            *(f"  {line}" for line in self._part_lines()),
         ]
+
+    def _part_lines(self) -> list[str]:
+        """Return lines on the dates that cut the corpora; none if steps do."""
+        cuts, config = self.config.cuts, self.config
+        if not isinstance(cuts, DateCuts):
+            return []
+        lengths = config.resolved_min_context, config.prediction_length
+        return [line for corpus in self.corpora for line in part_lines(corpus, cuts, *lengths)]
 
     @property
     def series_counts(self) -> dict[str, int]:
@@ -182,11 +199,14 @@ class TrainingSource:
     def left_out(self) -> list[str]:
         """Return a line for each corpus of which series are not trained on: how many, and why."""
         needed, lines = max(rows_needed(self.config), self.config.min_rows or 0), list[str]()
+        cuts = self.config.cuts
+        before = f" before {cuts.end_of_training}" if isinstance(cuts, DateCuts) else ""
         for pool, counts in zip(self._pools, self._counts, strict=True):
-            short, held = counts["too_short"], counts["held_out"]
+            short, held, late = counts["too_short"], counts["held_out"], counts.get("start_after", 0)
             rest = counts["series"] - short - held - len(pool.series)
             reasons = (
-                (short, f"too short (fewer than {needed:,} rows)"),
+                (late, f"without a row{before}"),
+                (short - late, f"too short (fewer than {needed:,} rows{before})"),
                 (held, "held out (data.holdout_fraction)"),
                 (rest, "beyond data.max_train_series"),
             )
@@ -194,7 +214,7 @@ class TrainingSource:
                 why = ", ".join(f"{count:,} {reason}" for count, reason in reasons if count)
                 of = f"{missing:,} of {counts['series']:,} series"
                 lines.append(f"{pool.corpus.name}: {of} are not trained on: {why}")
-        return lines
+        return [*lines, *self._part_lines()]
 
     def validation_data(self) -> tuple[DataConfig, Sequence[Corpus], Sequence[Selection]]:
         """Return what validation scores: the section `data`, corpora and columns."""
@@ -203,6 +223,28 @@ class TrainingSource:
     def records(self) -> list[dict[str, Any]]:
         """Return entries of the `corpora` of release.json that stand beside those of the stored corpora: none."""
         return []
+
+    def part_records(self) -> list[dict[str, Any]]:
+        """Return what the entry of each stored corpus in release.json says of its parts: nothing if steps cut them."""
+        cuts, config = self.config.cuts, self.config
+        if not isinstance(cuts, DateCuts):
+            return [{} for _ in self.corpora]
+        lengths = config.resolved_min_context, config.prediction_length
+        return [
+            {"parts": {"train": {"series": len(pool.series), **counts}, **part_counts(pool.corpus, cuts, *lengths)}}
+            for pool, counts in zip(self._pools, self._trained_counts(), strict=True)
+        ]
+
+    def _trained_counts(self) -> list[dict[str, int]]:
+        """Return why series of each corpus are not trained on."""
+        return [
+            {
+                "start_after_it": counts.get("start_after", 0),
+                "too_short": counts["too_short"] - counts.get("start_after", 0),
+                "held_out": counts["held_out"],
+            }
+            for counts in self._counts
+        ]
 
     def describe(self) -> dict[str, Any]:
         """Return counts of series used and excluded, windows, and each corpus' share, for dry runs and reports."""

@@ -1,10 +1,9 @@
-"""Column roles, windows cut at a cutoff, splits by time, and held-out items.
+"""Column roles, windows cut at a cutoff, forecast origins in the parts of series, and held-out items.
 
 # V variates, T steps of a series, C context steps, H horizon steps
 
-Every series is split by time: steps [0, T - v - t) for training, then v validation steps, then the newest t test steps.
-Training windows, futures included, are inside the first part. The future of a validation or test window is inside its
-part, its context may start earlier. Held-out items are never trained on.
+Every series is split by time (parts.py). Training windows, futures included, are inside the first part. The future of a
+validation or test window is inside its part, its context may start earlier. Held-out items are never trained on.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from foretrain.data.encoding import encode_codes, recorded_codes
+from foretrain.data.parts import Region
 from foretrain.data.store import Column, Corpus
 from foretrain.data.windows import FloatArray, IntArray, Window
 from foretrain.errors import ConfigError, DataError
@@ -238,11 +238,6 @@ def held_out(corpus: Corpus, fraction: float) -> npt.NDArray[np.bool_]:
     return np.concatenate(found)
 
 
-def train_rows(lengths: IntArray, validation_steps: int, test_steps: int) -> IntArray:
-    """Return (N,) rows of each series' training part, futures included; 0 if the series is shorter than the rest."""
-    return np.maximum(lengths - validation_steps - test_steps, 0)
-
-
 def rolling_origins(
     corpus: Corpus,
     *,
@@ -252,6 +247,7 @@ def rolling_origins(
     stride: int | None = None,
     validation_steps: int | None = None,
     test_steps: int | None = None,
+    region: Region | None = None,
     min_context: int | None = None,
     items: Items = "all",
     holdout_fraction: float = 0.0,
@@ -260,10 +256,10 @@ def rolling_origins(
     """Return forecast origins with futures inside the split, the newest num_windows a series, by (series, cutoff).
 
     The newest future ends at the end of the split, each earlier one `stride` (default prediction_length) steps before.
-    validation_steps and test_steps default to prediction_length; "all" ignores the split and uses the whole series. A
-    window needs min_context (default 1) rows before its cutoff; series that are too short have none. `too_long` names
-    the lengths that the caller's user can shorten. Raises ConfigError if the split is shorter than a horizon, DataError
-    if no series has a window.
+    validation_steps and test_steps default to prediction_length; a region takes the place of both; "all" ignores the
+    split and uses the whole series. A window needs min_context (default 1) rows before its cutoff; series that are too
+    short have none. `too_long` names the lengths that the caller's user can shorten. Raises ConfigError if the split is
+    shorter than a horizon, DataError if no series has a window.
     """
     v = prediction_length if validation_steps is None else validation_steps
     t = prediction_length if test_steps is None else test_steps
@@ -274,32 +270,49 @@ def rolling_origins(
         )
     if max(prediction_length, num_windows, stride, v, t) > _MOST_STEPS:
         raise ConfigError(f"prediction_length, num_windows, stride and steps of parts are at most {_MOST_STEPS:,}.")
-    lengths = corpus.lengths
+    oldest: int | IntArray = max(1, 1 if min_context is None else min_context)
+    least = oldest
     if split == "all":
-        ends, region = lengths, None
+        ends, max_windows = corpus.lengths, num_windows
+    elif region is not None:
+        ends, max_windows = region.end, num_windows
+        oldest = np.maximum(region.begin, oldest)
     else:
-        ends, region = (lengths, t) if split == "test" else (lengths - t, v)
-        if region < prediction_length:
+        ends, steps = (corpus.lengths, t) if split == "test" else (corpus.lengths - t, v)
+        if steps < prediction_length:
             raise ConfigError(
-                f"data.{split}_steps: {region} steps hold no window of prediction_length {prediction_length}. "
+                f"data.{split}_steps: {steps} steps hold no window of prediction_length {prediction_length}. "
                 f"Set {split}_steps to at least {prediction_length}."
             )
-    max_windows = num_windows if region is None else min(num_windows, (region - prediction_length) // stride + 1)
-    oldest = max(1, 1 if min_context is None else min_context)
+        max_windows = min(num_windows, (steps - prediction_length) // stride + 1)
     newest = ends - prediction_length
     counts = np.clip((newest - oldest) // stride + 1, 0, max_windows)
     if items != "all":
         out = held_out(corpus, holdout_fraction)
         counts = np.where(out if items == "held_out" else ~out, counts, 0)
     if not counts.sum():
-        longest = int(lengths.max(initial=0))
+        head = f"{corpus.name}: no {split} window in {corpus.num_series:,} series (items: {items}): "
+        if region is not None and split != "all":
+            raise DataError(f"{head}{_no_room(corpus, region, least, prediction_length)} Shorten {too_long}.")
+        longest = int(corpus.lengths.max(initial=0))
         later = f", {t:,} of the test part" if split == "validation" else ""
         raise DataError(
-            f"{corpus.name}: no {split} window in {corpus.num_series:,} series (items: {items}): the longest has "
-            f"{longest:,} rows; needed are {oldest + prediction_length + (t if split == 'validation' else 0):,} "
-            f"({oldest:,} before the cutoff, {prediction_length:,} after it{later}). Shorten {too_long}."
+            f"{head}the longest has "
+            f"{longest:,} rows; needed are {least + prediction_length + (t if split == 'validation' else 0):,} "
+            f"({least:,} before the cutoff, {prediction_length:,} after it{later}). Shorten {too_long}."
         )
     series = np.repeat(np.arange(len(counts)), counts)
     last = np.cumsum(counts)
     back = (np.repeat(last, counts) - 1 - np.arange(last[-1])) * stride
     return Origins(series, newest[series] - back)
+
+
+def _no_room(corpus: Corpus, region: Region, min_context: int, prediction_length: int) -> str:
+    """Return why no series has a window in a region."""
+    most = int((region.end - region.begin).max(initial=0))
+    first, last = corpus.manifest.first_time, corpus.manifest.last_time
+    dates = f" (the corpus reaches from {first} to {last})" if first and last else ""
+    return (
+        f"{region.words}, a series has at most {most:,} rows{dates}; needed are {prediction_length:,}, and "
+        f"{min_context:,} rows before the cutoff. Choose other dates."
+    )

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from foretrain.data.lineage import rows_then
-from foretrain.data.splits import Origin, SplitName, held_out, train_rows
+from foretrain.data.parts import DateCuts, Region, StepCuts, date_micros, rows_before
+from foretrain.data.splits import Origin, SplitName, held_out
 from foretrain.data.store import Corpus
 from foretrain.data.windows import IntArray
 from foretrain.errors import ConfigError
@@ -54,14 +55,16 @@ class Reserved(NamedTuple):
     ancestor: str = ""  # which one limits them, as in Overlap
 
 
-class _Extent(NamedTuple):
+class Extent(NamedTuple):
     """The part of a corpus that one training used."""
 
     rule: Seen
     trained: IntArray  # (N,) oldest rows of each series that were trained on
     chosen: IntArray  # (N,) oldest rows that were trained on or chose the weights
-    held: int  # newest steps of today's series that were held out for validation and test,
-    test: int  # and for test alone
+    held: int  # newest steps of every one of today's series that were held out for validation and test,
+    test: int  # and for test alone; both are 0 where dates cut
+    validated: IntArray  # (N,) where the validation part ends,
+    tested: IntArray  # (N,) and where the test part begins
 
 
 class TrainingRecord:
@@ -88,7 +91,7 @@ class TrainingRecord:
         """Return True for the generated series of a parent that is a model in the box."""
         return bool(rule.generated) and (self.parents.get(rule.by) or {}).get("asked") in shipped()
 
-    def extents(self, corpus: Corpus) -> list[_Extent]:
+    def extents(self, corpus: Corpus) -> list[Extent]:
         """Return what each training used of a corpus, or of what it was before updates; the model's own first."""
         return [extent for rule in self.rules if (extent := _extent(rule, corpus)) is not None]
 
@@ -116,6 +119,8 @@ def check_overlap(
     record, notes = TrainingRecord(release), list[Note]()
     if record.rules:
         for corpus, found in zip(corpora, origins, strict=True):
+            if not len(found):
+                continue
             note = _compare(record, corpus, found)
             notes += [] if note is None else [note]
     for corpus, found in zip(corpora, origins, strict=True):
@@ -155,6 +160,52 @@ def reserved_steps(release: dict[str, Any] | None, corpus: Corpus, split: SplitN
         test = extents[0].test
         least = min(extents, key=lambda extent: extent.held)
     return Reserved(max(0, held - test), test, record.name(least.rule.by))
+
+
+class HeldByDates(NamedTuple):
+    """The steps of a corpus that the model and all its ancestors held out, where dates cut for one of them at least."""
+
+    region: Region
+    ancestor: str = ""  # which one limits them most, as in Overlap
+    by_training: bool = True  # False: the caller asks for these steps
+
+
+def held_by_dates(release: dict[str, Any] | None, corpus: Corpus, split: SplitName) -> HeldByDates | None:
+    """Return what the training of a release and of its ancestors held out of a corpus for validation or test.
+
+    Of a corpus that none of them used it is what lies in that part by the dates of the release's own training: training
+    saw earlier days in other series. None if only steps cut, or if the corpus has no calendar.
+    """
+    record = TrainingRecord(release or {})
+    extents = record.extents(corpus)
+    if corpus.manifest.time == "steps" or split == "all":
+        return None
+    if not extents:
+        return _other_corpus(record, corpus, split)
+    if all(extent.rule.dates is None for extent in extents):
+        return None
+    by = "trained" if split == "validation" else "tested"
+    begin = np.max([getattr(extent, by) for extent in extents], axis=0)
+    end = corpus.lengths if split == "test" else extents[0].validated
+    limit = max(extents, key=lambda extent: int(getattr(extent, by).sum()))
+    dates = limit.rule.dates
+    date = None if dates is None else dates.test_from if split == "test" else dates.validation_from
+    words = "what training held out" if date is None else f"from {date} on"
+    return HeldByDates(Region(begin, end, words), record.name(limit.rule.by))
+
+
+def _other_corpus(record: TrainingRecord, corpus: Corpus, split: SplitName) -> HeldByDates | None:
+    """Return the part of a corpus that no training used, by the dates of all corpora of the model's own training."""
+    dates = {rule.dates for rule in record.own}
+    cuts = next(iter(dates)) if len(dates) == 1 else None
+    key = "test_from" if split == "test" else "validation_from"
+    date = None if cuts is None else getattr(cuts, key)
+    if cuts is None or date is None:
+        return None
+    end = corpus.lengths
+    if split == "validation" and cuts.test_from is not None:
+        end = rows_before(corpus, date_micros(cuts.test_from) - cuts.span)
+    return HeldByDates(Region(rows_before(corpus, date_micros(date)), end, f"from {date} on"))
 
 
 def _before_cutoff(record: TrainingRecord, corpus: Corpus, origins: Sequence[Origin]) -> Note | None:
@@ -223,16 +274,21 @@ def reference_overlap(
     return [Note(Code.REFERENCE_SAW_WINDOWS, text, {"windows": windows})]
 
 
-def _extent(rule: Seen, corpus: Corpus) -> _Extent | None:
+def _extent(rule: Seen, corpus: Corpus) -> Extent | None:
     """Return what a training used of a corpus; None if it was trained on another one."""
     test, held = rule.test_steps, rule.validation_steps + rule.test_steps
     lengths = corpus.lengths
-    if rule.is_of(corpus.fingerprint):
-        trained, chosen = train_rows(lengths, rule.validation_steps, test), np.maximum(lengths - test, 0)
-    else:
+    earlier = None
+    if not rule.is_of(corpus.fingerprint):
         earlier = next((entry for entry in corpus.manifest.earlier if rule.is_of(entry.fingerprint)), None)
         if earlier is None:
             return None
+    if rule.dates is not None:
+        return _dated_extent(rule, rule.dates, corpus, lengths if earlier is None else rows_then(corpus, earlier)[0])
+    if earlier is None:
+        parts = StepCuts(rule.validation_steps, test).parts(corpus)
+        trained, chosen = parts.train_end, parts.test.begin
+    else:
         rows, exact = rows_then(corpus, earlier)
         trained = np.maximum(rows - np.where(exact, held, 0), 0)
         chosen = np.maximum(rows - np.where(exact, test, 0), 0)
@@ -240,7 +296,19 @@ def _extent(rule: Seen, corpus: Corpus) -> _Extent | None:
         later = np.where(rows > 0, lengths - rows, lengths.max())
         held, test = (int((later + np.where(exact, steps, 0)).min()) for steps in (held, test))
     out = held_out(corpus, rule.holdout_fraction)
-    return _Extent(rule, np.where(out, 0, trained), chosen, held, test)
+    return Extent(rule, np.where(out, 0, trained), chosen, held, test, chosen, chosen)
+
+
+def _dated_extent(rule: Seen, dates: DateCuts, corpus: Corpus, then: IntArray) -> Extent:
+    """Return the same of a training whose parts dates cut; then: (N,) rows of each series at that time.
+
+    What starts in an embargo counts with the part before it, as its future may reach into the next one.
+    """
+    parts = dates.parts(corpus)
+    chosen = np.minimum(parts.test.begin, then)
+    trained = np.where(held_out(corpus, rule.holdout_fraction), 0, np.minimum(parts.train_end, then))
+    tested = chosen if dates.test_from is None else parts.test.begin
+    return Extent(rule, trained, chosen, 0, 0, parts.validation.end, tested)
 
 
 def _compare(record: TrainingRecord, corpus: Corpus, origins: Sequence[Origin]) -> Note | None:
@@ -250,7 +318,7 @@ def _compare(record: TrainingRecord, corpus: Corpus, origins: Sequence[Origin]) 
     return note or _by_date(record, _elsewhere(record, extents, corpus), corpus, origins)
 
 
-def _elsewhere(record: TrainingRecord, extents: Sequence[_Extent], corpus: Corpus) -> list[Seen]:
+def _elsewhere(record: TrainingRecord, extents: Sequence[Extent], corpus: Corpus) -> list[Seen]:
     """Return what was seen of corpora that can only be compared by date.
 
     Of a run on several corpora each one is compared by its own steps alone, as all of them hold out their newest.
@@ -277,7 +345,7 @@ def is_apart(rule: Seen, real: bool) -> bool:
     return rule.provenance == "synthetic" if rule.generated is None else rule.generated and real
 
 
-def _same(record: TrainingRecord, extents: Sequence[_Extent], corpus: Corpus, origins: Sequence[Origin]) -> Note | None:
+def _same(record: TrainingRecord, extents: Sequence[Extent], corpus: Corpus, origins: Sequence[Origin]) -> Note | None:
     series = np.array([origin.series for origin in origins])
     cutoffs = np.array([origin.cutoff for origin in origins])
     if note := _saw(record, [(extent.rule, cutoffs < extent.trained[series]) for extent in extents], corpus, origins):
@@ -297,9 +365,13 @@ def _saw(
     rule = _most(found)
     needed = max(corpus.length(origin.series) - origin.cutoff for origin in origins)
     who = record.name(rule.by)
-    remedy = f"Train again with data.test_steps of at least {needed}, or score fewer windows."
+    held = f"data.test_steps of at least {needed}"
+    if rule.dates is not None:
+        held = f"data.test_from {_text(min(_time(corpus, *origin) for origin in origins))} or earlier"
+    remedy = f"Train again with {held}, or score fewer windows."
     if who:
-        remedy = f"Start from weights that held out at least {needed} steps (data.test_steps), or score fewer windows."
+        held = f"held out at least {needed} steps (data.test_steps)" if rule.dates is None else f"were cut by {held}"
+        remedy = f"Start from weights that {held}, or score fewer windows."
     text = (
         f"WINDOWS OVERLAP TRAINING DATA: {seen} of {len(origins)} windows of {corpus.name} start inside the "
         f"data that {who or 'this model'} was trained on, so {'the model' if who else 'it'} has seen their truth. "
@@ -318,9 +390,11 @@ def _chose(record: TrainingRecord, found: Sequence[tuple[Seen, np.ndarray]], cor
     rule, scored = _most(found), len(found[0][1])
     who = record.name(rule.by)
     whose = f"the weights of {who}" if who else "this model's weights"
+    part = "are in the validation part that chose"
+    if rule.dates is not None:
+        part = f"start before {rule.dates.test_from or 'the end'}, in or beside the validation part that chose"
     text = (
-        f"{chosen} of {scored} windows of {corpus.name} are in the validation part that chose {whose}, so the score is "
-        "biased in the model's favour."
+        f"{chosen} of {scored} windows of {corpus.name} {part} {whose}, so the score is biased in the model's favour."
     )
     counts = {"windows": chosen, "scored": scored} | _generation(rule)
     return Overlap(Code.VALIDATION_SAW_WINDOWS, text, counts, ancestor=who)
@@ -384,9 +458,12 @@ def _by_date(record: TrainingRecord, rules: Sequence[Seen], corpus: Corpus, orig
 
 
 def last_time(rule: Seen) -> np.datetime64:
-    """Return the newest time of a dated corpus."""
+    """Return the newest time of a dated corpus that a training saw: of one cut by dates, one before its test part."""
     assert rule.date_range is not None
-    return np.datetime64(rule.date_range[1].replace("Z", "").split("+")[0], "us")
+    last = np.datetime64(rule.date_range[1].replace("Z", "").split("+")[0], "us")
+    if rule.dates is None or rule.dates.test_from is None:
+        return last
+    return min(last, np.datetime64(date_micros(rule.dates.test_from) - 1, "us"))
 
 
 def _time(corpus: Corpus, series: int, step: int) -> int:

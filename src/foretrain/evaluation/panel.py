@@ -14,6 +14,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from foretrain.data.parts import Region
 from foretrain.data.splits import Origin, Origins, Selection, SplitName, cut, rolling_origins
 from foretrain.data.store import Corpus
 from foretrain.data.windows import IntArray, Window
@@ -180,6 +181,7 @@ def newest_origins(
     test_steps: int | None,
     min_context: int | None,
     context_length: int,
+    region: Region | None = None,
 ) -> Origins:
     """Return rolling_origins; if the size of the scored part is None, the part has room for num_windows."""
     room = (num_windows - 1) * stride + prediction_length
@@ -194,9 +196,15 @@ def newest_origins(
         stride=stride,
         validation_steps=sizes["validation"],
         test_steps=sizes["test"],
-        min_context=min(prediction_length, context_length) if min_context is None else min_context,
+        region=region,
+        min_context=least_context(min_context, prediction_length, context_length),
         too_long="prediction_length or context_length" if min_context is None else "prediction_length or min_context",
     )
+
+
+def least_context(min_context: int | None, prediction_length: int, context_length: int) -> int:
+    """Return the fewest rows before an origin: as given, or its default."""
+    return min(prediction_length, context_length) if min_context is None else min_context
 
 
 def corpus_season(corpus: Corpus) -> int:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from foretrain.data.parts import DateCuts, cuts_of
 from foretrain.data.splits import Origins, Selection, SplitName, select
 from foretrain.data.store import Corpus
 from foretrain.errors import ConfigError, DataError
@@ -16,13 +17,15 @@ from foretrain.evaluation.backtest import DEFAULT_LEVELS, Backtest, Forecasts
 from foretrain.evaluation.baselines import BASELINES, STATISTICAL
 from foretrain.evaluation.draws import check_clusters
 from foretrain.evaluation.overlap import (
+    HeldByDates,
     Reserved,
     check_overlap,
+    held_by_dates,
     reference_overlap,
     refuse_seen_dates,
     reserved_steps,
 )
-from foretrain.evaluation.panel import Panel, make_panel, newest_origins, open_ends
+from foretrain.evaluation.panel import Panel, least_context, make_panel, newest_origins, open_ends
 from foretrain.evaluation.reference import ReferenceModel
 from foretrain.evaluation.result import EvaluationResult, summarise
 from foretrain.evaluation.statistical import USUAL_SECONDS, affordable_items, check_names
@@ -49,6 +52,8 @@ def evaluate(
     split: SplitName = "test",
     validation_steps: int | None = None,
     test_steps: int | None = None,
+    validation_from: str | None = None,
+    test_from: str | None = None,
     min_context: int | None = None,
     context_length: int | None = None,
     batch_size: int = 256,
@@ -89,6 +94,9 @@ def evaluate(
         validation_steps, test_steps: sizes of those parts. None takes what training held out, if the release was
             trained on this corpus; else the scored part is just large enough for num_windows, and the other one has
             prediction_length steps.
+        validation_from, test_from: dates in the place of these sizes, of each corpus' own clock, as in a config: the
+            test part begins at test_from, the validation part reaches from validation_from to it. Where training was
+            cut by dates, these are the default, also for corpora that it did not use.
         min_context: fewest rows before an origin; None = prediction_length, at most context_length.
         context_length: steps of history for model and baselines; None = those of training, or the model's longest
             if the release does not record them.
@@ -139,7 +147,8 @@ def evaluate(
         "context_length": clip_context(model, trained_context(facts, model, context_length)),
     }
     sizes = {"validation": validation_steps, "test": test_steps}
-    origins, warnings = _origins(corpora, release, split, sizes, min_context=min_context, **plan)
+    cuts = _asked_cuts(split, sizes, {"validation_from": validation_from, "test_from": test_from})
+    origins, warnings = _origins(corpora, release, split, sizes, cuts, min_context=min_context, **plan)
     if not score_seen_dates:
         refuse_seen_dates(warnings)
     panel_of = partial(
@@ -247,6 +256,7 @@ def _origins(
     release: dict[str, Any] | None,
     split: SplitName,
     sizes: dict[str, int | None],
+    cuts: DateCuts | None,
     *,
     prediction_length: int,
     num_windows: int,
@@ -256,13 +266,23 @@ def _origins(
 ) -> tuple[list[Origins], list[Note]]:
     """Return the forecast origins of every corpus, in the part that training held out if that is known, and notes.
 
-    sizes are those of the validation and the test part; None = not given.
+    sizes are those of the validation and the test part; None = not given. cuts: dates in their place.
     """
     origins, notes = [], dict[str, Note]()
-    for corpus in corpora:
-        parts = dict(sizes)
-        reserved = reserved_steps(release, corpus, split)
-        note = _limit_to_reserved(parts, reserved, split, prediction_length, num_windows, stride)
+    given = split == "all" or sizes[split] is not None
+    dated = [None] * len(corpora) if given else _dated_parts(corpora, release, split, cuts)
+    least = least_context(min_context, prediction_length, context_length)
+    rooms = [0 if held is None else held.region.most_room(least) for held in dated]
+    for corpus, held, room in zip(corpora, dated, rooms, strict=True):
+        parts, region, note = dict(sizes), None, None
+        if held is not None and room < prediction_length <= max(rooms):  # it has no such part, and others have
+            origins.append(Origins.of([]))
+            continue
+        if held is not None and (room >= prediction_length or cuts is not None):
+            region, note = held.region, _fewer_by_dates(held, room, split, prediction_length, num_windows, stride)
+        else:
+            reserved = reserved_steps(release, corpus, split)
+            note = _limit_to_reserved(parts, reserved, split, prediction_length, num_windows, stride)
         notes |= {} if note is None else {note.text: note}  # the same note of several corpora is given once
         origins.append(
             newest_origins(
@@ -275,10 +295,56 @@ def _origins(
                 parts["test"],
                 min_context,
                 context_length,
+                region,
             )
         )
     overlap = [] if release is None else check_overlap(release, corpora, origins)
     return origins, [*overlap, *notes.values()]
+
+
+def _asked_cuts(split: SplitName, sizes: Mapping[str, int | None], dates: Mapping[str, str | None]) -> DateCuts | None:
+    """Return the dates that cut corpora, None if none is given. Raises ConfigError for dates that cut nothing here."""
+    given = [key for key, date in dates.items() if date is not None]
+    if not given:
+        return None
+    steps = [f"{name}_steps" for name, size in sizes.items() if size is not None]
+    if steps:
+        raise ConfigError(f"{given[0]}: cuts by date, and {steps[0]} by steps. Give one of them.")
+    if f"{split}_from" not in given:
+        more = "" if split == "all" else f" alone; give {split}_from"
+        raise ConfigError(f"{' and '.join(given)}: of no use with split {split}{more}.")
+    try:
+        return cuts_of(dates)
+    except ValueError as error:
+        raise ConfigError(f"{' and '.join(given)}: {error}.") from None
+
+
+def _dated_parts(
+    corpora: Sequence[Corpus], release: dict[str, Any] | None, split: SplitName, cuts: DateCuts | None
+) -> list[HeldByDates | None]:
+    """Return the part of each corpus by dates: those that are asked for, else what training held out by dates.
+
+    None where it held out none: then training saw every window, or steps cut.
+    """
+    if cuts is None:
+        return [held_by_dates(release, corpus, split) for corpus in corpora]
+    return [HeldByDates(getattr(cuts.parts(corpus), split), by_training=False) for corpus in corpora]
+
+
+def _fewer_by_dates(
+    held: HeldByDates, room: int, split: str, horizon: int, num_windows: int, stride: int
+) -> Note | None:
+    """Return a note if the dates that training held out leave fewer windows than asked for."""
+    windows = (room - horizon) // stride + 1
+    if windows >= num_windows or not held.by_training:
+        return None
+    who = f"the training of {held.ancestor}" if held.ancestor else "training"
+    text = (
+        f"At most {windows} window{'' if windows == 1 else 's'} per item instead of {num_windows}: by date, {who} held "
+        f"out the {split} part {held.region.words}, and only this is scored; split all also scores what training saw."
+    )
+    counts = {"windows": windows, "asked": num_windows}
+    return Note(Code.FEWER_WINDOWS, text, counts | ({"ancestor": 1} if held.ancestor else {}))
 
 
 def _reference_notes(reference: ReferenceModel, tallies: Sequence[Tally], context_length: int) -> list[Note]:

@@ -14,7 +14,8 @@ from pydantic import Field, model_validator
 
 from foretrain.config import FREE, LAYOUT, Section
 from foretrain.data.config import DataConfig
-from foretrain.data.splits import Selection
+from foretrain.data.parts import DateCuts, StepCuts
+from foretrain.data.splits import Origins, Selection
 from foretrain.data.store import Corpus
 from foretrain.errors import ConfigError
 from foretrain.evaluation import metrics
@@ -240,7 +241,15 @@ def _rows_of_corpora(backtest: Backtest) -> dict[str, np.ndarray]:
 def _panel(
     config: EvaluationConfig, data: DataConfig, corpora: Sequence[Corpus], selections: Sequence[Selection], seed: int
 ) -> Panel:
-    stride = config.stride or data.prediction_length
+    stride, cuts = config.stride or data.prediction_length, data.cuts
+    if isinstance(cuts, DateCuts) and cuts.validation_from is None:
+        raise ConfigError(
+            f"data.validation_from: not given, so data.test_from {cuts.test_from} leaves no validation part, and this "
+            "run validates. Give the date on which that part begins, or leave training.validate_every out."
+        )
+    steps = cuts if isinstance(cuts, StepCuts) else StepCuts(0, 0)
+    regions = [cuts.parts(corpus).validation if isinstance(cuts, DateCuts) else None for corpus in corpora]
+    rooms = [0 if region is None else region.most_room(data.resolved_min_context) for region in regions]
     origins = [
         newest_origins(
             corpus,
@@ -248,12 +257,15 @@ def _panel(
             data.prediction_length,
             config.num_windows,
             stride,
-            data.resolved_validation_steps,
-            data.resolved_test_steps,
+            steps.validation,
+            steps.test,
             data.resolved_min_context,
             data.context_length,
+            region,
         )
-        for corpus in corpora
+        if region is None or not room < data.prediction_length <= max(rooms)
+        else Origins.of([])  # by dates this corpus has no validation part, and others have one
+        for corpus, region, room in zip(corpora, regions, rooms, strict=True)
     ]
     panel = make_panel(
         corpora,

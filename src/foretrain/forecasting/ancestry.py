@@ -10,10 +10,12 @@ by their hub ids: models/training_data.py knows what they saw.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any
+
+from foretrain.data.parts import DateCuts, cuts_of, date_micros, micros_text
 
 LIMIT = 100_000  # bytes of the record in release.json
 _DIGITS = 16  # of a fingerprint in a shortened record
@@ -38,6 +40,10 @@ class Seen:
     test_steps: int = 0
     holdout_fraction: float = 0.0
     max_train_series: int | None = None  # a sample of this many series was trained on; None = all
+    # Dates in the place of the steps, of the corpus' own clock; as of a config
+    validation_from: str | None = None
+    test_from: str | None = None
+    embargo: str | None = None
 
     def __post_init__(self) -> None:
         """Raise TypeError for what a damaged record has in the place of a text or a truth value."""
@@ -45,6 +51,12 @@ class Seen:
             value = getattr(self, key)
             if value is not None and not isinstance(value, kind):
                 raise TypeError(f"{key} is {str(value)[:30]}")
+
+    @property
+    def dates(self) -> DateCuts | None:
+        """The dates that cut the corpus; None if steps did."""
+        found = DateCuts(self.validation_from, self.test_from, self.embargo)
+        return None if found == DateCuts() else found
 
     def is_of(self, fingerprint: str) -> bool:
         """Return whether the corpus has this fingerprint."""
@@ -188,10 +200,25 @@ def most_seen(rules: Iterable[Seen]) -> Seen:
         rules[0],
         test_steps=test,
         validation_steps=held - test,
+        **_most_dates(rules),
         holdout_fraction=min(rule.holdout_fraction for rule in rules),
         max_train_series=None if None in limits else max(limit for limit in limits if limit is not None),
         date_range=_span(rule.date_range for rule in rules),
     )
+
+
+def _most_dates(rules: Sequence[Seen]) -> dict[str, str | None]:
+    """Return dates that leave out no more than any of several rules; none, and so no steps, if one has none."""
+    dates, most = [rule.dates for rule in rules], dict.fromkeys(("validation_from", "test_from", "embargo"))
+    given = [one for one in dates if one is not None]
+    if len(given) < len(dates):
+        return {**most}
+    trained = max(one.train_until for one in given)
+    tests = [date_micros(one.test_from) for one in given if one.test_from is not None]
+    if len(tests) < len(given):  # one had no test part
+        return {**most, "validation_from": micros_text(trained)}
+    found = {**most, "test_from": micros_text(max(tests))}
+    return found | {"validation_from": micros_text(trained)} if trained < max(tests) else found
 
 
 def _under(role: str, name: str) -> str:
@@ -239,7 +266,17 @@ def _settings(data: Mapping[str, Any]) -> dict[str, Any]:
         "test_steps": _count(data, "test_steps"),
         "holdout_fraction": float(share),
         "max_train_series": None if limit is None else _count(data, "max_train_series"),
+        **_read_dates(data),
     }
+
+
+def _read_dates(data: Mapping[str, Any]) -> dict[str, str]:
+    """Return the dates that cut a corpus; {} without any."""
+    try:
+        found = cuts_of(data)
+    except ValueError as error:
+        raise TypeError(f"its dates are malformed: {str(error)[:100]}") from None
+    return {} if found is None else found.record()
 
 
 def _count(data: Mapping[str, Any], key: str) -> int:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from foretrain.data.parts import DateCuts
+from foretrain.data.store import Corpus
 from foretrain.data.synthetic.generated import AnySource
-from foretrain.evaluation.overlap import reserved_steps
+from foretrain.evaluation.overlap import Extent, TrainingRecord, reserved_steps
 from foretrain.notes import Code, Note, counted
 from foretrain.run.config import RunConfig
 
@@ -16,10 +18,15 @@ def check_test_part(config: RunConfig, source: AnySource, facts: Mapping[str, An
 
     facts: the `parents` and the `ancestry` that the run will record.
     """
-    test, validation = config.data.resolved_test_steps, config.data.resolved_validation_steps
-    horizon = config.data.prediction_length
+    cuts, horizon = config.data.cuts, config.data.prediction_length
     ancestors, notes = {key: facts[key] for key in ("parents", "ancestry")}, list[Note]()
+    record = TrainingRecord(ancestors)
     for corpus in source.corpora:
+        extents = record.extents(corpus)
+        if isinstance(cuts, DateCuts) or any(extent.rule.dates is not None for extent in extents):
+            notes += _by_dates(config, corpus, record, extents)
+            continue
+        test, validation = cuts.test, cuts.validation
         held = reserved_steps(ancestors, corpus)
         if held is None:
             continue
@@ -40,3 +47,30 @@ def check_test_part(config: RunConfig, source: AnySource, facts: Mapping[str, An
             )
             notes.append(Note(Code.ANCESTOR_SAW_VALIDATION_PART, text, {"held_out": sum(held[:2])}))
     return notes
+
+
+def _by_dates(config: RunConfig, corpus: Corpus, record: TrainingRecord, extents: Sequence[Extent]) -> list[Note]:
+    """Return the same note of a corpus that dates cut, for the run or for an ancestor; each series is compared."""
+    parts, validates = config.data.cuts.parts(corpus), bool(config.training.validate_every)
+    for code, region, used in (
+        (Code.ANCESTOR_SAW_TEST_PART, parts.test, "chosen"),
+        (Code.ANCESTOR_SAW_VALIDATION_PART, parts.validation, "trained"),
+    ):
+        if code == Code.ANCESTOR_SAW_VALIDATION_PART and not validates:
+            continue
+        seen = {
+            extent.rule.by: int(((getattr(extent, used) > region.begin) & (region.begin < region.end)).sum())
+            for extent in extents
+        }
+        by = max(seen, key=lambda name: seen[name], default="")
+        if not by or not seen[by]:
+            continue
+        name = "test" if code == Code.ANCESTOR_SAW_TEST_PART else "validation"
+        effect = "evaluations score what all held out" if name == "test" else "the figures of validation are too good"
+        text = (
+            f"note: the {name} part of {corpus.name} is {region.words}, but the training of {record.name(by)} used "
+            f"later steps in {seen[by]:,} of {corpus.num_series:,} series: {effect}. Start from weights that held out "
+            "more"
+        )
+        return [Note(code, text, {"series": seen[by]})]
+    return []

@@ -239,8 +239,9 @@ def release_facts(config: RunConfig, source: AnySource) -> dict[str, Any]:
                     "provenance": c.manifest.provenance["kind"],
                     **({"generated": c.manifest.generated} if c.manifest.provenance["kind"] == "synthetic" else {}),
                     "date_range": [start, end] if start and end else None,
+                    **parts,
                 }
-                for c, (start, end) in zip(source.corpora, ranges, strict=True)
+                for c, (start, end), parts in zip(source.corpora, ranges, source.part_records(), strict=True)
             ),
         ],
         "date_range": [min(first), max(last)] if first and last else None,
@@ -250,8 +251,7 @@ def release_facts(config: RunConfig, source: AnySource) -> dict[str, Any]:
             "context_length": config.data.context_length,
             "prediction_length": config.data.prediction_length,
             "longest_trained": _longest_trained(config),
-            "validation_steps": config.data.resolved_validation_steps,
-            "test_steps": config.data.resolved_test_steps,
+            **config.data.cuts.record(),
             "holdout_fraction": config.data.holdout_fraction,
             "max_train_series": limit if (limit := config.data.max_train_series) == source.num_series else None,
         },

@@ -110,6 +110,7 @@ def config_hash_1(config: RunConfig) -> str:
     model, budget = tree["model"], tree["training"]["token_budget"] or {}
     later = (
         (tree["data"], "generated", None),
+        *((tree["data"], key, None) for key in ("validation_from", "test_from", "embargo")),
         (tree["data"], "verify", tree["data"]["verify"]),  # never part of an identity
         (tree["training"], "validate_first", False),
         (tree["training"], "shard_size", None),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,9 @@ import torch
 
 from foretrain.adapters.layers import merged
 from foretrain.atomic import replacing_folder
+from foretrain.data.parts import DateCuts
 from foretrain.data.splits import Selection
+from foretrain.data.store import Corpus
 from foretrain.data.synthetic.generated import AnySource
 from foretrain.distributed.world import World
 from foretrain.errors import ConfigError, ModelError
@@ -23,6 +25,7 @@ from foretrain.evaluation.baselines import FOUND
 from foretrain.evaluation.columns import validation_columns
 from foretrain.evaluation.draws import can_test_items, check_clusters
 from foretrain.evaluation.gate import judge
+from foretrain.evaluation.panel import least_context
 from foretrain.evaluation.reference import OTHER, ZERO_SHOT, Promotion, ReferenceModel
 from foretrain.evaluation.result import EvaluationResult
 from foretrain.evaluation.significance import ITEMS, lag_in_origins, origins_needed
@@ -173,7 +176,10 @@ def check_test_split(config: RunConfig, model: Trainable, source: AnySource | No
     if not isinstance(model, Forecaster):
         text = f"note: evaluation.promotion has no effect: {model.family} makes no forecasts"
         return [Note(Code.NO_FORECASTS_TO_COMPARE, text)]
-    windows, stride = _test_windows(config)
+    cuts = config.data.cuts
+    if source is None and isinstance(cuts, DateCuts):
+        return []  # what lies after a date is not known without the data
+    windows, stride = _test_windows(config, () if source is None else source.corpora)
     needed = origins_needed(lag_in_origins(config.data.prediction_length, stride))
     settings, items = config.evaluation, True
     if source is not None:
@@ -181,20 +187,35 @@ def check_test_split(config: RunConfig, model: Trainable, source: AnySource | No
         items = can_test_items(source.corpora, settings.clusters, settings.max_items)
     if windows >= needed or not settings.require_significance or (settings.promote_over == ITEMS and items):
         return []
+    by_date = isinstance(cuts, DateCuts)
     steps = (needed - 1) * stride + config.data.prediction_length
     text = (
         f"note: evaluation.promotion: the test part has room for {windows} forecast origin{'s' * (windows != 1)} an "
         f"item, and it takes {needed} to tell a difference from chance. Unless items end at different times, the run "
-        f"will not be promoted; give data.test_steps {steps} or more, or set "
+        f"will not be promoted; give {'an earlier data.test_from' if by_date else f'data.test_steps {steps} or more'}, "
+        "or set "
         f"{'evaluation.promote_over to items or ' if items else ''}evaluation.require_significance to false"
     )
     return [Note(Code.TOO_FEW_ORIGINS, text, {"origins": windows, "needed": needed, "test_steps_needed": steps})]
 
 
-def _test_windows(config: RunConfig) -> tuple[int, int]:
-    """Return the number of windows in an item's test part, and the steps between them."""
-    horizon, steps = config.data.prediction_length, config.data.resolved_test_steps
-    if steps < horizon:
+def _test_windows(config: RunConfig, corpora: Sequence[Corpus]) -> tuple[int, int]:
+    """Return the number of windows in an item's test part, the most of any item, and the steps between them."""
+    horizon, cuts = config.data.prediction_length, config.data.cuts
+    if isinstance(cuts, DateCuts):
+        if cuts.test_from is None:
+            raise ConfigError(
+                f"evaluation.promotion: data.validation_from {cuts.validation_from} alone leaves no test part to "
+                "compare on. Give data.test_from, or leave promotion out."
+            )
+        least = least_context(None, horizon, config.data.context_length)
+        steps = max(cuts.parts(corpus).test.most_room(least) for corpus in corpora)
+        if steps < horizon:
+            raise ConfigError(
+                f"evaluation.promotion: from data.test_from {cuts.test_from} on, no item has room for a window of "
+                f"{horizon} steps to compare on. Give an earlier date, or leave promotion out."
+            )
+    elif (steps := cuts.test) < horizon:
         raise ConfigError(
             f"evaluation.promotion: data.test_steps {steps} has no room for a window of {horizon} steps to compare on. "
             "Give it more, or leave promotion out."
@@ -215,7 +236,7 @@ def run_gate(config: RunConfig, model: Trainable, source: AnySource, world: Worl
         return None
     settings, kind = config.evaluation, family(config.model.family)
     release = Path(config.output_dir) / "release"
-    windows, stride = _test_windows(config)
+    windows, stride = _test_windows(config, source.corpora)
     options = chosen_options(settings, kind)
     with merged(model):
         result = evaluate(

@@ -21,7 +21,8 @@ WIDTH = 60  # bars of a sparkline
 # What decides which windows a validation scores, and how: values of runs that differ there cannot be ranked
 _SCORED = (
     "data.corpora", "data.prediction_length", "data.target", "data.validation_steps", "data.test_steps",
-    "data.min_context", "data.min_rows", "data.max_train_series", "data.holdout_fraction", "evaluation.",
+    "data.validation_from", "data.test_from", "data.embargo", "data.min_context",
+    "data.min_rows", "data.max_train_series", "data.holdout_fraction", "evaluation.",
 )  # fmt: skip
 _NOT_SCORED = ("evaluation.batch_size", "evaluation.promotion", "evaluation.require_significance",
                "evaluation.promote_over", "evaluation.clusters")  # fmt: skip

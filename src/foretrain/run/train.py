@@ -121,7 +121,7 @@ def next_commands(config: RunConfig, model: Trainable, folder: Path) -> list[str
     commands = [["forecast", str(folder), paths[0] if paths else "my.csv"]]
     if config.data.known_covariates:
         commands[0] += ["--future", "my-future.csv"]
-    if paths and config.data.resolved_test_steps and not config.evaluation.promotion:
+    if paths and config.data.cuts.has_test and not config.evaluation.promotion:
         commands.insert(0, ["evaluate", str(folder), "--data", paths[0], "--against", ZERO_SHOT_ARGUMENT])
     return [f"next: foretrain {shlex.join(command)}" for command in commands]
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from foretrain.data.config import DataConfig
+from foretrain.data.parts import DateCuts, clock_of
 from foretrain.data.permutation import derive, hash64
 from foretrain.data.source import TrainingSource
 from foretrain.data.splits import Selection, select
@@ -71,7 +72,7 @@ class GeneratedStream:
                 key=derive(self.seed, _STORED, k),
                 share=spec.weight / weights,
                 most_windows=max(self.size(shape) for shape in single),
-                reserved=self.config.resolved_validation_steps + self.config.resolved_test_steps,
+                reserved=self.config.cuts.reserved(corpus),
                 holdout_fraction=self.config.holdout_fraction,
                 horizon=min(self._horizons),
             )
@@ -213,6 +214,16 @@ class GeneratedStream:
             static_shapes=True,
         )
 
+    def part_lines(self) -> list[str]:
+        """Return a line for each stored corpus on the date that cuts it; none if steps do."""
+        cuts = self.config.cuts
+        if not isinstance(cuts, DateCuts):
+            return []
+        return [
+            f"{pool.corpus.name}: only what lies before {cuts.end_of_training} is used, by {clock_of(pool.corpus)}"
+            for pool in self.pools
+        ]
+
     def describe(self) -> list[str]:
         """Return lines on the shares, the shapes and the series."""
         settings, shapes = self.settings, self._shapes()
@@ -225,6 +236,7 @@ class GeneratedStream:
                 + ("" if pool.spec.cap is None else f", at most {pool.spec.cap:,} windows of each")
                 for pool in self.pools
             ),
+            *(f"  {line}" for line in self.part_lines()),
             *([f"  kept out: {len(self._benchmark.hashes):,} runs"] if settings.exclude else []),
             f"  missing values in {settings.missing:.0%}; augmented: {settings.augment.describe() or 'none'}",
         ]
@@ -279,8 +291,8 @@ class GeneratedSource:
         return [f"data: series are generated while the model is trained, without end, {by}"]
 
     def left_out(self) -> list[str]:
-        """Return lines on series that are not trained on: none, since all are generated."""
-        return []
+        """Return lines on the dates that cut stored series; series that are generated are all trained on."""
+        return self.stream.part_lines()
 
     def validation_data(self) -> tuple[DataConfig, list[Corpus], list[Selection]]:
         """Return windows of another stream as corpora, one a layout, with the section that has all of them scored."""
@@ -308,7 +320,12 @@ class GeneratedSource:
                 )
                 selections.append(Selection(targets, past, known))
         lengths = {"validation_steps": self.config.prediction_length, "test_steps": 0, "min_context": 1}
+        lengths |= {"validation_from": None, "test_from": None, "embargo": None}  # these series have no calendar
         return self.config.model_copy(update=lengths), corpora, selections
+
+    def part_records(self) -> list[dict[str, Any]]:
+        """Return what the entry of each stored corpus in release.json says of its parts: nothing."""
+        return [{} for _ in self.corpora]
 
     def records(self) -> list[dict[str, Any]]:
         """Return the entry of the generated series in the `corpora` of release.json."""

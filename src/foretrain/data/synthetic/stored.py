@@ -34,23 +34,26 @@ class StoredPool:
         key: int,
         share: float,
         most_windows: int,
-        reserved: int,
+        reserved: int | IntArray,
         holdout_fraction: float,
         horizon: int,
     ) -> None:
-        """share: of the windows of a micro-batch; reserved: newest steps of an item that are not used; horizon: the
-        shortest of the run. Raises DataError if no item is long enough."""
+        """share: of the windows of a micro-batch; reserved: newest steps of every item, or (N,) of each, that are not
+        used; horizon: the shortest of the run. Raises DataError if no item is long enough."""
         self.spec, self.corpus, self.share = spec, corpus, share
-        self._benchmark, self._key, self._reserved = benchmark, key, reserved
+        self._benchmark, self._key = benchmark, key
         self._columns = select(corpus).targets
-        lengths = corpus.lengths - reserved
+        lengths = self._lengths = corpus.lengths - reserved  # (N,) steps of each item that may be used
         self._items = np.flatnonzero((lengths >= MIN_CONTEXT + horizon) & ~held_out(corpus, holdout_fraction))
         self._ranks = math.ceil(share * most_windows)  # of a micro-batch
         if not len(self._items):
+            needed, parts = MIN_CONTEXT + horizon, ", all before the first cut by date"
+            if isinstance(reserved, int):
+                needed, parts = needed + reserved, f", and {reserved} for validation and test"
             raise DataError(
-                f"{corpus.name}: no item that may be trained on has {MIN_CONTEXT + horizon + reserved} steps "
-                f"({MIN_CONTEXT} before a cutoff, the shortest horizon {horizon}, and {reserved} for validation and "
-                "test). Leave it out of data.generated.corpora, or shorten the horizons."
+                f"{corpus.name}: no item that may be trained on has {needed} steps "
+                f"({MIN_CONTEXT} before a cutoff, the shortest horizon {horizon}{parts}). Leave it out of "
+                "data.generated.corpora, or shorten the horizons."
             )
 
     @property
@@ -77,8 +80,9 @@ class StoredPool:
                 break
             slot = int(permute(derive(self._key, order), np.array([place]), self.num_series)[0])
             item, column = divmod(slot, len(self._columns))
-            values = self.corpus.values(int(self._items[item]))[self._columns[column]]
-            window = self._cut(rng, values[: len(values) - self._reserved], context, horizon, stride)
+            item = int(self._items[item])
+            values = self.corpus.values(item)[self._columns[column]]
+            window = self._cut(rng, values[: self._lengths[item]], context, horizon, stride)
             if window is not None:
                 found.append(window)
         return found
