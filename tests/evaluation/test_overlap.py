@@ -8,7 +8,7 @@ import pytest
 from foretrain.data.manifest import Earlier
 from foretrain.data.splits import Origin, held_out
 from foretrain.data.store import Corpus
-from foretrain.errors import ConfigError
+from foretrain.errors import ConfigError, DataError
 from foretrain.evaluation.gate import judge
 from foretrain.evaluation.overlap import check_overlap
 from foretrain.evaluation.reference import OTHER, ReferenceModel
@@ -359,3 +359,116 @@ def test_a_model_with_such_windows_is_not_promoted(persistence):
     assert Code.BEFORE_TRAINING_CUTOFF in codes(seen.objections)
     fresh = judge(evaluate(persistence(), corpus, release={}, **how), require_significance=False)
     assert Code.BEFORE_TRAINING_CUTOFF not in codes(fresh.objections)
+
+
+# -- dates -----------------------------------------------------------------------------------------------------------
+
+DAY = 24 * 3_600_000_000
+CUTS = {"validation_from": "1970-02-01", "test_from": "1970-02-11", "embargo": "2D"}  # days 31 and 41
+
+
+def _daily(*spans, name="shares"):
+    """Daily series from and to a day after 1970-01-01, each with values of its own."""
+    items = []
+    for k, (start, end) in enumerate(spans):
+        days = np.arange(start, end)
+        items.append((f"item {k}", (days + np.sin(days * (k + 1)))[None].astype(np.float32), days * DAY))
+    return Corpus.from_arrays(name, items, ["x"], time="regular", freq="D")
+
+
+def _dated(corpus, *seen, **cuts):
+    release = _child(corpus, *seen)
+    release["data"] = {**CUTS, **cuts}
+    release["corpora"][0]["date_range"] = release["date_range"]
+    return release
+
+
+def _flag(release, corpus, *origins):
+    return [(note.code, note.counts.get("windows")) for note in check_overlap(release, [corpus], [list(origins)])]
+
+
+def test_windows_are_compared_with_the_dates_that_cut_training():
+    """Also where items end at different times: no day of a test part was seen in another item."""
+    corpus = _daily((0, 60), (0, 47), (20, 60))
+    release = _dated(corpus)
+    assert _flag(release, corpus, Origin(0, 41), Origin(1, 41), Origin(2, 21), Origin(0, 55)) == []
+    assert _flag(release, corpus, Origin(0, 40), Origin(2, 21)) == [(Code.VALIDATION_SAW_WINDOWS, 1)]
+    for embargo in (29, 30):  # its future reaches into the validation part
+        assert _flag(release, corpus, Origin(0, embargo)) == [(Code.VALIDATION_SAW_WINDOWS, 1)]
+    assert _flag(release, corpus, Origin(0, 28), Origin(2, 8), Origin(2, 9)) == [(Code.TRAINING_SAW_WINDOWS, 2)]
+    (note,) = check_overlap(release, [corpus], [[Origin(0, 28)]])
+    assert note.text.endswith("Train again with data.test_from 1970-01-29T00:00:00 or earlier, or score fewer windows.")
+    (note,) = check_overlap(release, [corpus], [[Origin(0, 40)]])
+    assert "1 of 1 windows of shares start before 1970-02-11, in or beside the validation part that chose" in note.text
+
+
+def test_another_corpus_is_clean_from_the_date_of_the_test_part_on():
+    trained, other = _daily((0, 60)), _daily((0, 60), (5, 60), name="unseen")
+    assert _flag(_dated(trained), other, Origin(0, 41), Origin(1, 36)) == []
+    assert _flag(_dated(trained), other, Origin(0, 40)) == [(Code.TRAINING_MAY_HAVE_SEEN_DAYS, None)]
+    without = _dated(trained)
+    del without["data"]["test_from"]  # validation reaches to the end
+    assert _flag(without, other, Origin(0, 59)) == [(Code.TRAINING_MAY_HAVE_SEEN_DAYS, None)]
+
+
+def test_what_ancestors_saw_by_dates_is_found_and_an_update_moves_no_cut():
+    corpus = _daily((0, 60), (0, 60), (0, 60))
+    parent = Seen("", by="model", test_from="1970-02-21")
+    assert _flag(_dated(corpus, parent), corpus, Origin(0, 50)) == [(Code.TRAINING_SAW_WINDOWS, 1)]
+    assert _flag(_dated(corpus, parent), corpus, Origin(0, 51)) == []
+    release = _dated(corpus)
+    release["corpora"][0]["fingerprint"] = "before"
+    cut = str(np.datetime64(49 * DAY, "us"))
+    earlier = Earlier(fingerprint="before", last_time=cut, lengths={"item 1": 0, "item 2": None})
+    corpus.manifest = corpus.manifest.model_copy(update={"earlier": (earlier,)})
+    assert _flag(release, corpus, Origin(0, 28)) == [(Code.TRAINING_SAW_WINDOWS, 1)]
+    assert _flag(release, corpus, Origin(2, 28)) == [(Code.TRAINING_SAW_WINDOWS, 1)], "its rows got other places"
+    assert _flag(release, corpus, Origin(0, 41), Origin(2, 41)) == []
+    assert _flag(release, corpus, Origin(1, 20)) == [(Code.TRAINING_SAW_DAYS, None)], "in others, as it came later"
+
+
+def test_an_evaluation_scores_the_part_that_training_held_out_by_date(persistence):
+    corpus = _daily((0, 60), (0, 47), (0, 30))
+    how = {"prediction_length": 4, "num_windows": 20}
+    for scored, expected in ((corpus, [4, 1]), (_daily((0, 60), (30, 50), name="unseen"), [4, 2])):
+        result = evaluate(persistence(), scored, release=_dated(corpus), **how)
+        assert np.bincount(result.scored.item).tolist() == expected
+        assert not result.overlaps_training and not codes(result.warnings) & {
+            Code.VALIDATION_SAW_WINDOWS,
+            Code.TRAINING_SAW_DAYS,
+            Code.TRAINING_MAY_HAVE_SEEN_DAYS,
+        }
+        (note,) = (note for note in result.warnings if note.code == Code.FEWER_WINDOWS)
+        assert note.counts == {"windows": 4, "asked": 20} and "the test part from 1970-02-11 on" in note.text
+    validation = evaluate(persistence(), corpus, split="validation", release=_dated(corpus), **how)
+    assert sorted(zip(validation.scored.item.tolist(), validation.scored.cutoff.tolist(), strict=True)) == [
+        (0, 31), (0, 35), (1, 31), (1, 35),
+    ]  # fmt: skip
+
+
+def test_an_evaluation_without_a_fair_window_says_so_and_dates_of_the_caller_win(persistence):
+    corpus = _daily((0, 40), (0, 40))
+    assert evaluate(persistence(), corpus, prediction_length=4, release=_dated(corpus)).overlaps_training
+    whole = _daily((0, 60), (0, 60))
+    asked = {"prediction_length": 4, "num_windows": 2, "release": _dated(whole)}
+    assert evaluate(persistence(), whole, **asked, test_from="1970-01-05").scored.cutoff.tolist() == [52, 56] * 2
+    early = evaluate(persistence(), whole, **asked | {"num_windows": 50}, test_from="1970-01-05")
+    assert early.overlaps_training
+    for wrong, why in (
+        ({"test_from": "1970-01-05", "test_steps": 4}, "test_from: cuts by date, and test_steps by steps"),
+        ({"validation_from": "1970-01-05"}, "validation_from: of no use with split test alone; give test_from"),
+        ({"test_from": "1970-01-05", "split": "all"}, "test_from: of no use with split all."),
+        ({"test_from": "1970-13-05"}, "test_from: is no date"),
+        ({"test_from": "2070-01-05"}, "from 2070-01-05 on, a series has at most 0 rows"),
+    ):
+        with pytest.raises((ConfigError, DataError), match=why):
+            evaluate(persistence(), whole, **asked | wrong)
+
+
+def test_corpora_that_end_before_the_test_part_are_left_out_beside_others(persistence):
+    old, new = _daily((0, 30), name="old"), _daily((0, 60), name="new")
+    release = _dated(old)
+    release["corpora"].append({"name": "new", "fingerprint": new.fingerprint})
+    result = evaluate(persistence(), [old, new], prediction_length=4, release=release)
+    assert result.counts["windows"] == 4 and not result.overlaps_training
+    assert any("of old without room" in left.reason for left in result.left_out)
