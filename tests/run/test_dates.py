@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from foretrain.evaluation.overlap import ABOUT_TRAINING, check_overlap
 from foretrain.forecasting.ancestry import Ancestry, Seen, most_seen
 from foretrain.notes import Code, codes
 from foretrain.run.build import open_source
-from foretrain.run.config import config_hash, config_hash_1
+from foretrain.run.config import config_hash, config_hash_1, load_config, shipped_config
 from foretrain.run.dry_run import describe_run
 from foretrain.run.train import train_run
 
@@ -187,3 +188,14 @@ def test_a_record_with_malformed_dates_is_that_of_another_program(corpus: Path, 
     opened = Corpus.open(corpus)
     release = {"corpora": [{"fingerprint": opened.fingerprint}], "data": record}
     assert codes(check_overlap(release, [opened], [[Origin(0, 150)]])) == {Code.TRAINING_UNKNOWN}
+
+
+def test_the_dates_that_a_shipped_config_shows_cut_it():
+    path = shipped_config("market/daily.yaml")
+    lines = [line.lstrip("# ").rstrip("\\ \n") for line in path.read_text().splitlines() if line.startswith("#")]
+    start = next(k for k, line in enumerate(lines) if line.startswith("foretrain train") and "validation_steps" in line)
+    words = shlex.split(" ".join(lines[start : start + 2]))
+    dated = load_config(path, words[3:]).data.cuts
+    assert (dated.validation_from, dated.test_from, dated.embargo) == ("2016-07-01", "2017-01-01", "14D")
+    with pytest.raises(ConfigError, match="cut by dates and validation_steps and test_steps by steps; give one kind"):
+        load_config(path, ["data.test_from=2017-01-01"])

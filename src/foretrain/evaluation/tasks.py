@@ -341,7 +341,8 @@ def _fewer_by_dates(
     who = f"the training of {held.ancestor}" if held.ancestor else "training"
     text = (
         f"At most {windows} window{'' if windows == 1 else 's'} per item instead of {num_windows}: by date, {who} held "
-        f"out the {split} part {held.region.words}, and only this is scored; split all also scores what training saw."
+        f"out the {split} part {held.region.words}, and only this is scored. An earlier {split}_from, or split all, also "
+        "scores days that training saw."
     )
     counts = {"windows": windows, "asked": num_windows}
     return Note(Code.FEWER_WINDOWS, text, counts | ({"ancestor": 1} if held.ancestor else {}))

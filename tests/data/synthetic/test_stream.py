@@ -18,6 +18,7 @@ from foretrain.data.synthetic.mixture import GENERATORS
 from foretrain.data.windows import KNOWN, PAST, TARGET, Windows
 from foretrain.data.writer import CorpusWriter
 from foretrain.errors import ConfigError, DataError
+from foretrain.timeaxis.frequency import DAY
 from foretrain.training.settings import StepPlan
 
 ARRAYS = ("context", "future", "window", "role", "key", "source")
@@ -228,6 +229,29 @@ def test_windows_of_stored_series_are_their_values_and_leave_out_what_is_held_ou
             assert len(hits) == 1
             seen.add((hits[0][0], hits[0][1] + len(own)))
     assert {k for k, _ in seen} == {0, 1, 2, 3} and max(end for _, end in seen) == 50
+
+
+def test_dates_cut_stored_series_and_no_generated_ones(tmp_path):
+    """Two daily items, from 1 and from 11 January on: of 60 rows each, 50 and 40 lie before 20 February."""
+    first = np.datetime64("2024-01-01", "us").astype(np.int64)
+    with CorpusWriter(tmp_path / "days", ["x"], time="regular", freq="D") as writer:
+        for k in range(2):
+            values = (1000.0 * (k + 1) + np.arange(60))[None].astype(np.float32)
+            writer.append(f"{k}", values, times=first + (10 * k + np.arange(60)) * DAY)
+    dates = {"validation_from": "2024-02-22", "test_from": "2024-03-01", "embargo": "2D"}
+    stored = [{"path": str(tmp_path / "days"), "weight": 9.0}]
+    source = GeneratedSource(data({"corpora": stored, **PLAIN, "validation_windows": 4}, **dates), 0)
+    values = [w.context[is_stored(w)] for w in map(source.stream.windows, range(30))]
+    futures = [w.future[is_stored(w)] for w in map(source.stream.windows, range(30))]
+    seen = np.concatenate([*(part.ravel() for part in values), *(part.ravel() for part in futures)])
+    assert [np.nanmax(seen[(seen >= low) & (seen < low + 1000)]) for low in (1000, 2000)] == [1049, 2039]
+    assert source.validation_data()[0].cuts == (16, 0), "generated series have no calendar"
+    line = "days: only what lies before 2024-02-20 (validation_from less 2D) is used, by the local times that it stores"
+    assert source.left_out() == [line] and f"  {line}" in source.stream.describe()
+    with pytest.raises(DataError, match=r"days: no item that may be trained on has 24 steps .*, all before the first"):
+        GeneratedSource(data({"corpora": stored}, test_from="2024-01-05"), 0)
+    with pytest.raises(ConfigError, match=r"test_from: no effect beside data\.generated"):
+        data({}, test_from="2024-01-05")
 
 
 def test_no_row_has_labels_without_a_value_before_them(tmp_path):
