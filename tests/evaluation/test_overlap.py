@@ -452,11 +452,14 @@ def test_an_evaluation_without_a_fair_window_says_so_and_dates_of_the_caller_win
     whole = _daily((0, 60), (0, 60))
     asked = {"prediction_length": 4, "num_windows": 2, "release": _dated(whole)}
     assert evaluate(persistence(), whole, **asked, test_from="1970-01-05").scored.cutoff.tolist() == [52, 56] * 2
+    both = {"validation_from": "1970-01-20", "test_from": "1970-01-28", "split": "validation"}
+    assert evaluate(persistence(), whole, **asked, **both).scored.cutoff.tolist() == [19, 23] * 2
     early = evaluate(persistence(), whole, **asked | {"num_windows": 50}, test_from="1970-01-05")
     assert early.overlaps_training
     for wrong, why in (
         ({"test_from": "1970-01-05", "test_steps": 4}, "test_from: cuts by date, and test_steps by steps"),
-        ({"validation_from": "1970-01-05"}, "validation_from: of no use with split test alone; give test_from"),
+        ({"validation_from": "1970-01-05"}, "validation_from: of no use with split test, whose"),
+        ({"test_from": "1970-02-11", "split": "validation"}, "with split validation alone; give validation_from"),
         ({"test_from": "1970-01-05", "split": "all"}, "test_from: of no use with split all."),
         ({"test_from": "1970-13-05"}, "test_from: is no date"),
         ({"test_from": "2070-01-05"}, "from 2070-01-05 on, a series has at most 0 rows"),

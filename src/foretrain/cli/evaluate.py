@@ -49,11 +49,15 @@ def evaluate(
     split: Annotated[str, typer.Option(help="test, validation or all.")] = "test",
     validation_from: Annotated[
         str | None,
-        typer.Option(metavar="DATE", help="Where the validation part begins, in the data's own clock."),
+        typer.Option(
+            metavar="DATE", help="Where the part of --split validation begins (default: as training was cut)."
+        ),
     ] = None,
     test_from: Annotated[
         str | None,
-        typer.Option(metavar="DATE", help="Where the test part begins (default: as training was cut)."),
+        typer.Option(
+            metavar="DATE", help="Where the test part begins, by the data's own clock (default: as training was cut)."
+        ),
     ] = None,
     score_seen_dates: Annotated[
         bool,

@@ -269,7 +269,7 @@ def _origins(
     sizes are those of the validation and the test part; None = not given. cuts: dates in their place.
     """
     origins, notes = [], dict[str, Note]()
-    given = split == "all" or sizes[split] is not None
+    given = split == "all" or any(size is not None for size in sizes.values())
     dated = [None] * len(corpora) if given else _dated_parts(corpora, release, split, cuts)
     least = least_context(min_context, prediction_length, context_length)
     rooms = [0 if held is None else held.region.most_room(least) for held in dated]
@@ -310,9 +310,12 @@ def _asked_cuts(split: SplitName, sizes: Mapping[str, int | None], dates: Mappin
     steps = [f"{name}_steps" for name, size in sizes.items() if size is not None]
     if steps:
         raise ConfigError(f"{given[0]}: cuts by date, and {steps[0]} by steps. Give one of them.")
+    if split == "all":
+        raise ConfigError(f"{' and '.join(given)}: of no use with split all.")
+    if split == "test" and "validation_from" in given:
+        raise ConfigError("validation_from: of no use with split test, whose part begins at test_from.")
     if f"{split}_from" not in given:
-        more = "" if split == "all" else f" alone; give {split}_from"
-        raise ConfigError(f"{' and '.join(given)}: of no use with split {split}{more}.")
+        raise ConfigError(f"test_from: of no use with split {split} alone; give {split}_from.")
     try:
         return cuts_of(dates)
     except ValueError as error:
@@ -341,8 +344,8 @@ def _fewer_by_dates(
     who = f"the training of {held.ancestor}" if held.ancestor else "training"
     text = (
         f"At most {windows} window{'' if windows == 1 else 's'} per item instead of {num_windows}: by date, {who} held "
-        f"out the {split} part {held.region.words}, and only this is scored. An earlier {split}_from, or split all, also "
-        "scores days that training saw."
+        f"out the {split} part {held.region.words}, and only this is scored. An earlier {split}_from, or split all, "
+        "also scores days that training saw."
     )
     counts = {"windows": windows, "asked": num_windows}
     return Note(Code.FEWER_WINDOWS, text, counts | ({"ancestor": 1} if held.ancestor else {}))
