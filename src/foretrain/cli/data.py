@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from foretrain.cli.download import data_download
+from foretrain.cli.market import market_app
 from foretrain.cli.options import (
     Overrides,
     comma_list,
@@ -20,6 +21,7 @@ from foretrain.cli.reading import GroupedCommand, reads_files
 from foretrain.errors import ConfigError
 
 data_app = typer.Typer(help="Import, generate or download series as a corpus, and inspect one.", no_args_is_help=True)
+data_app.add_typer(market_app, name="market")
 
 
 @data_app.command("import", cls=GroupedCommand)
