@@ -97,7 +97,7 @@ def test_documented_commands_use_verbs_and_flags_that_exist(page: Path):
     known = commands()
     for line in shell_lines(page):
         words = line.split("#")[0].split()[1:]
-        verb = " ".join(words[:2]) if " ".join(words[:2]) in known else words[0]
+        verb = next((name for n in (3, 2) if (name := " ".join(words[:n])) in known), words[0])
         assert verb in known or verb.startswith("-"), line
         for flag in re.findall(r"(?<![\w-])--[a-z][a-z-]+", " ".join(words)):
             own = known.get(verb, set()) | (known["train"] if verb.startswith("launch ") else set())

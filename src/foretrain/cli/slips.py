@@ -81,6 +81,7 @@ _EXAMPLES = {
     "export": "export runs/NAME/latest --out release",
     "data import": "data import my.csv --out corpora/mine",
     "data inspect": "data inspect my.csv",
+    "data market download": "data market download AAPL SPY --source yfinance --out library",
     "data generate": "data generate synthetic/mixture --out corpora/mixture",
     "config show": "config show chronos2/finetune",
     "config copy": "config copy chronos2/finetune",

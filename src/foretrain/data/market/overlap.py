@@ -51,7 +51,7 @@ def compare(stored: Bars, fresh: Bars) -> OverlapCheck | None:
     before, after = stored.where(old), fresh.where(new)
     differing: np.ndarray = ~_same(before.values, after.values)
     prices = [stored.columns.index(name) for name in PRICES]
-    price_differs: np.ndarray = differing[:, prices].any(axis=1)
+    price_differs: Any = differing[:, prices].any(axis=1)
     return OverlapCheck(
         rebased=bool(common[0] != stored.times[0] or price_differs[0]),
         factor=_factor(before.values[:, prices], after.values[:, prices], differing[:, prices]),
