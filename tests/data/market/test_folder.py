@@ -20,7 +20,7 @@ MORE = exchange_bars("2024-01-01", 8)
 
 def stored(path, symbol="BTC/USDT", bars=BARS) -> None:
     with MarketFolder(path) as library:
-        library.settings = {"source": "ccxt"}
+        library.settings = {"source": "ccxt", "exchange": "binance", "interval": "1h", "start": None}
         library.store(symbol, bars, {"currency": "USDT"})
 
 
@@ -97,7 +97,10 @@ def test_a_folder_into_which_nothing_was_downloaded_is_not_left(tmp_path):
     [
         lambda tree: tree | {"format": "another"},
         lambda tree: tree | {"symbols": {"A": {"file": "../../etc/passwd", "sha256": "0"}}},
+        lambda tree: tree | {"symbols": {"A": {"file": "A.csv", "sha256": 5}}},
         lambda tree: tree | {"symbols": [1]},
+        lambda tree: tree | {"settings": {"source": "yfinance"}},
+        lambda tree: tree | {"settings": tree["settings"] | {"source": 5}},
         lambda tree: {"format": tree["format"]},
     ],
 )

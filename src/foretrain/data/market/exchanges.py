@@ -156,7 +156,7 @@ class ExchangeSource:
 
     def _page_size(self, symbol: str) -> int:
         """Return how many bars to ask for at once: a page of the exchange, as far as ccxt knows it."""
-        told = self._client.feature_value(symbol, "fetchOHLCV", "limit")
+        told = self._ask(symbol, lambda: self._client.feature_value(symbol, "fetchOHLCV", "limit"))
         return min(int(told), _LARGEST_PAGE) if told else _PAGE
 
     def _ask(self, what: str, question: Callable[[], Any]) -> Any:

@@ -20,6 +20,7 @@ from foretrain.reading import Unreadable, believing, read_bytes, read_object
 
 NAME = "provenance.json"
 FORMAT = "foretrain market library 1"
+SETTINGS = ("source", "exchange", "interval", "start")
 _REMEDY = "Download the library anew into another folder."
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # that Windows takes for devices
 _LARGEST = 4 << 30  # bytes of a file
@@ -102,7 +103,7 @@ class MarketFolder:
         if found.get("format") != FORMAT:
             raise DataError(f"{path}: is no record of a library of this version. {_REMEDY}")
         with believing(path, DataError, _REMEDY):
-            self.settings = dict(found["settings"])
+            self.settings = {name: _text(found["settings"][name]) for name in SETTINGS}
             for symbol, entry in found["symbols"].items():
                 self._take(symbol, entry)
 
@@ -110,7 +111,7 @@ class MarketFolder:
         """Take the record of a symbol, or the one that follows it if its file was written before a kill."""
         following = entry.pop("next", None)
         for record in filter(None, (following, entry)):
-            if record["file"] != f"{file_stem(symbol)}.csv":
+            if record["file"] != f"{file_stem(symbol)}.csv" or not _text(record["sha256"]):
                 raise ValueError(f"the file {record['file']!r} of {symbol!r}")
         if following and _hash(self.path / following["file"]) == following["sha256"]:
             entry = following
@@ -145,6 +146,12 @@ def check_names(symbols: Iterable[str]) -> None:
                 f"{symbol!r} and {other!r}: would both be written to {file_stem(symbol)}.csv. Download them into two "
                 "folders."
             )
+
+
+def _text(value: Any) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
 
 
 def _hash(path: Path) -> str:
