@@ -6,12 +6,15 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from tests.run.test_train import tiny
 
 from foretrain.distributed.world import World
 from foretrain.run.build import build_model
+from foretrain.run.by_context import PROCESS, memory_by_context
+from foretrain.run.counting import Passes, Size
 from foretrain.run.dry_run import describe_run
-from foretrain.run.estimate import Size, memory_of, most_activations
+from foretrain.run.estimate import memory_of, most_activations
 from foretrain.run.train import train_run
 
 
@@ -124,3 +127,32 @@ def test_a_dry_run_that_finds_too_little_memory_advises_to_split_a_whole_model(
     text = "\n".join(describe_run(tiny(tmp_path / "run", f"training.parallel={parallel}"), World(size=size)))
     assert "warning: that may be too much" in text
     assert ("or split the model: training.parallel: fsdp" in text) == advised
+
+
+def test_a_dry_run_says_what_a_longer_context_costs(tmp_path: Path):
+    def figures(*overrides: str) -> list[tuple[str, str]]:
+        lines = describe_run(tiny(tmp_path / "run", *overrides), World(device=torch.device("cpu")))
+        text = next((line for line in lines if line.startswith("memory by context, of ")), "")
+        return re.findall(r"(\d+) steps ([\d.]+) MiB", text)
+
+    context = tiny(tmp_path / "run").data.context_length
+    found = figures()
+    assert [int(steps) for steps, _ in found] == [context // 2, context, 2 * context, 4 * context]
+    assert all(float(bytes_) >= 30 for _, bytes_ in found)  # beside tensors, whatever the model
+    assert figures("training.token_budget={max_tokens_per_batch: 1000}") == []  # its tokens bound the memory
+
+
+def test_memory_by_context_grows_with_the_passes_and_leaves_out_what_the_model_does_not_read(tmp_path: Path):
+    config, cpu = tiny(tmp_path / "run"), torch.device("cpu")
+    size = Size(1, 4, config.data.context_length, 4, 1)
+    own = Passes(kept=1 << 20, peak=3 << 20)
+    found = memory_by_context(config, size, 5 << 20, 1 << 20, own, 1.5, cpu)
+    assert found[1] == (size.context_length, PROCESS + 1.5 * (7 << 20))
+    assert [one.bytes for one in found[2:]] == sorted({one.bytes for one in found[2:]})
+    elsewhere = memory_by_context(config, size, 5 << 20, 1 << 20, own, 1.0, torch.device("cuda"))
+    assert elsewhere[1].bytes == 7 << 20
+    limited = tiny(tmp_path / "run", f"model.context_length={size.context_length}")
+    assert [one.context_length for one in memory_by_context(limited, size, 0, 0, own, 1.0, cpu)] == [
+        size.context_length // 2,
+        size.context_length,
+    ]

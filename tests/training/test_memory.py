@@ -8,7 +8,14 @@ import torch
 
 from foretrain.distributed.world import World
 from foretrain.errors import TrainingError
-from foretrain.training.memory import PeakOfTensors, available, host_memory, naming_what_to_lower, ways_of_training
+from foretrain.training.memory import (
+    PeakOfTensors,
+    ResidentGrowth,
+    available,
+    host_memory,
+    naming_what_to_lower,
+    ways_of_training,
+)
 from foretrain.training.settings import TrainingConfig, plan_run
 from foretrain.training.trainer import ValidationResult
 
@@ -82,6 +89,15 @@ def test_the_peak_of_a_backward_pass_holds_what_it_needs_at_once():
         loss = (y * y).sum()
         torch.autograd.grad(loss, [x])
     assert 16_000 <= tensors.peak <= 24_100  # y, y * y, then gradients of y and x in turn
+
+
+def test_the_growth_of_resident_memory_is_that_of_its_peak():
+    growth = ResidentGrowth()
+    before = growth.bytes()
+    if before is None:
+        pytest.skip("this system does not tell a process its resident memory, or does not forget the earlier peak")
+    del (held := [torch.ones(16 << 20)])[:]  # 64 MiB
+    assert not held and 60 << 20 <= (growth.bytes() or 0) - before <= 80 << 20
 
 
 # -- errors ----------------------------------------------------------------------------------------------------------

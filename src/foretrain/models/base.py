@@ -161,6 +161,11 @@ class Trainable(nn.Module, ABC):
             return ParameterRole("embedding")
         return ParameterRole("head" if any(part in name for part in self.head_parts) else "matrix")
 
+    @property
+    def other_weights(self) -> int:
+        """Bytes of weights that a process holds beside this module's, such as those of a frozen tokenizer."""
+        return 0
+
     def blocks(self) -> list[nn.Module]:
         """Return the repeated blocks in order: the unit of sharding, compilation and activation checkpointing."""
         return [block for name in self.block_lists for block in self.network.get_submodule(name).children()]

@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from foretrain.nn.counted import counted, on_cpu
+
 _LEVELS = 1 << 16  # draws have 16 bits, so a rate is rounded by at most 2^-17; outputs are scaled by the rounded rate
 
 
@@ -29,6 +31,8 @@ def keep_mask(
     shape: tuple[int, ...], rate: float, seed: int, *place: int, dtype: torch.dtype = torch.float32
 ) -> Tensor:
     """Return a mask that is 1 with probability 1 / keep_scale(rate), else 0; it depends only on its arguments."""
+    if counted():
+        return torch.empty(shape, dtype=dtype, device="meta")
     count = int(np.prod(shape))
     generator = np.random.Generator(np.random.SFC64([seed, *place]))
     low = np.iinfo(np.int64)
@@ -42,7 +46,7 @@ def drop(x: Tensor, rate: float, training: bool) -> Tensor:
     """Apply dropout; on a CPU in eager mode with a mask that is drawn again in the backward pass."""
     if not training or not rate:
         return x
-    if x.device.type != "cpu" or torch.compiler.is_compiling():
+    if not on_cpu(x) or torch.compiler.is_compiling():
         return F.dropout(x, rate)
     return _Drop.apply(x, rate, draw_seed())
 

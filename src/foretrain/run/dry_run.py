@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from foretrain.printing import duration
 from foretrain.run import estimate
 from foretrain.run.ancestry import check_test_part
 from foretrain.run.build import build_model, open_source, release_facts, saved_config, settled
+from foretrain.run.by_context import describe_memory_by_context, memory_by_context
 from foretrain.run.config import RunConfig
 from foretrain.run.evaluators import describe_evaluators
 from foretrain.run.opening import with_checkpoints
@@ -279,7 +281,8 @@ def _describe_costs(
     memory, alone = estimate.memory_of(config, model, world, accumulates), estimate.memory_of(config, model)
     flops = estimate.mean_flops(model, sizes)
     speed = estimate.SHARE * estimate.device_speed(world.device, config.training.dtype)
-    activations, room = estimate.most_activations(config, model, sizes), estimate.device_memory(world.device)
+    counted = estimate.most_passes(config, model, sizes, world.device, time.thread_time() + estimate.COUNTING)
+    activations, room = None if counted is None else counted.kept, estimate.device_memory(world.device)
     measured = None
     if not unmeasured and (flops / speed > estimate.LONGEST or alone.total + (activations or 0) > room / 2):
         unmeasured = "a step is too large to be tried here"
@@ -290,7 +293,7 @@ def _describe_costs(
             unmeasured = str(error)
         except (RuntimeError, ForetrainError) as error:  # what torch raises, out of memory too
             unmeasured = f"a step failed when it was tried: {str(error).splitlines()[0]}"
-    kept = activations if measured is None else measured.activations
+    kept = activations if measured is None else measured.passes.kept
     if kept is None:
         text = "activations unknown"
     else:
@@ -300,6 +303,11 @@ def _describe_costs(
         f"{format_bytes(memory.gradients)} + optimizer {format_bytes(memory.optimizer)}{_describe_split(memory)}; "
         f"{text}; {world.device} has {format_bytes(room)}"
     )
+    if len(sizes) == 1 and config.data.generated is None and config.training.token_budget is None:
+        own, heap = (counted, 1.0) if measured is None else (measured.passes, measured.heap)
+        held, shared = memory.total + model.other_weights, 0 if accumulates else alone.gradients
+        found = memory_by_context(config, sizes[0], held, shared, own, heap, world.device)
+        lines.add(*describe_memory_by_context(found, sizes[0]))
     if max(memory.total + (kept or 0), memory.most) > room:
         split = ", or split the model: training.parallel: fsdp" if world.size > 1 and memory.shards == 1 else ""
         way = f"lower training.micro_batch_size or set activation_checkpointing{split}."

@@ -7,25 +7,23 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
-import numpy as np
 import torch
 
 from foretrain.adapters.layers import parameter_counts
 from foretrain.data.buckets import Buckets, MicroBatches
 from foretrain.data.synthetic.generated import AnySource
-from foretrain.data.windows import Window, stack_windows
 from foretrain.distributed.world import World
-from foretrain.errors import ForetrainError
 from foretrain.models import family
-from foretrain.models.base import Batch, Trainable, move
+from foretrain.models.base import Trainable
 from foretrain.run.build import build_model
 from foretrain.run.config import RunConfig
+from foretrain.run.counting import Passes, Size, TooLong, count_passes, passes
 from foretrain.training.loader import BatchLoader, plan_of, stream_of
+from foretrain.training.memory import ResidentGrowth
 from foretrain.training.micro_batch import Found, find
 from foretrain.training.optimizer import build_optimizer, state_size
-from foretrain.training.parallel import shards
+from foretrain.training.parallel import checkpoint_activations, shards, unwrap
 from foretrain.training.precision import autocast
 from foretrain.training.settings import MicroBatch
 
@@ -63,28 +61,16 @@ class Memory:
         return max(self.total, self.weights + self.optimizer + self.whole)
 
 
-class TooLong(ForetrainError):
-    """A pass takes longer than it may."""
-
-
-class Size(NamedTuple):
-    """Micro-batches of one shape."""
-
-    weight: float  # how often they occur beside the others
-    windows: int
-    context_length: int
-    horizon: int
-    rows: int  # of a window
-
-
 @dataclass(frozen=True)
 class Measured:
     """What one micro-batch of a run took."""
 
     seconds: float  # loading, forward and backward pass
     update: float  # seconds of an optimizer step
-    activations: int  # bytes
+    passes: Passes
     flops: float
+    # bytes of memory that the process took for one of its tensors, since a heap has gaps; 1 where it is not known
+    heap: float = 1.0
 
 
 def memory_of(config: RunConfig, model: Trainable, world: World | None = None, accumulates: bool = False) -> Memory:
@@ -145,39 +131,46 @@ def mean_flops(model: Trainable, sizes: Sequence[Size]) -> float:
 def most_activations(config: RunConfig, model: Trainable, sizes: Sequence[Size]) -> int | None:
     """Return the bytes that the forward pass of the largest micro-batch keeps for the backward pass, at most.
 
-    In float32 and without fused attention. The model is on "meta", so nothing is computed. None for a model that needs
-    values, if four windows have more than _MOST values, and if a pass takes longer than COUNTING. A larger micro-batch
-    is counted by two to four windows: from two on the bytes are a polynomial of their number, of degree 2 where windows
-    attend to each other.
+    In float32 and without fused attention; None as of most_passes.
+    """
+    found = most_passes(config, model, sizes, torch.device("cuda"), time.thread_time() + COUNTING)
+    return None if found is None else found.kept
+
+
+def most_passes(
+    config: RunConfig, model: Trainable, sizes: Sequence[Size], device: torch.device, until: float
+) -> Passes | None:
+    """Return what the passes of the largest micro-batch take; device and until as of count_passes.
+
+    The model is on "meta", so nothing is computed. None for a model that needs values, if four windows have more than
+    _MOST values, and if it takes too long. A larger micro-batch is counted by two to four windows: from two on the
+    bytes are a polynomial of their number, of degree 2 where windows attend to each other.
     """
     names = PRICES if family(config.model.family).needs else ()
-    size = max(sizes, key=_values)
+    size = max(sizes, key=lambda size: size.values)
     size = size._replace(rows=len(names) or size.rows)
-    if _values(size) <= _MOST:
-        return _activations(model, size, names)
-    few = [size._replace(windows=count) for count in (2, 3, 4)]
-    if _values(few[-1]) > _MOST:
+    few = [size] if size.values <= _MOST else [size._replace(windows=count) for count in (2, 3, 4)]
+    if few[-1].values > _MOST:
         return None
-    found = [bytes_ for one in few if (bytes_ := _activations(model, one, names)) is not None]
-    if len(found) < len(few):
-        return None
-    more, curve = size.windows - 2, found[2] - 2 * found[1] + found[0]
+    found = list[Passes]()
+    for one in few:
+        try:
+            counted = count_passes(model, one, names, config.training, device, until)
+        except TooLong:
+            return None
+        if counted is None:
+            return None
+        found.append(counted)
+    if len(found) == 1:
+        return found[0]
+    more = size.windows - 2
+    return Passes(*(_continued(of_few, more) for of_few in zip(*found, strict=True)))
+
+
+def _continued(found: tuple[int, ...], more: int) -> int:
+    """Return the value of a polynomial of degree 2 `more` places after the first of three of its values."""
+    curve = found[2] - 2 * found[1] + found[0]
     return found[0] + more * (found[1] - found[0]) + more * (more - 1) // 2 * curve
-
-
-def _activations(model: Trainable, size: Size, names: tuple[str, ...]) -> int | None:
-    context, future = (np.ones((size.rows, n), np.float32) for n in (size.context_length, size.horizon))
-    window = Window(context, len(context), future=future, names=names)
-    try:
-        batch = model.train().collate(stack_windows([window] * size.windows, size.horizon))
-        with torch.random.fork_rng([]):
-            return _saved_bytes(model, move(batch, torch.device("meta")), "float32")
-    except (RuntimeError, ForetrainError):
-        return None
-
-
-def _values(size: Size) -> int:
-    return size.windows * size.rows * (size.context_length + size.horizon)
 
 
 def device_speed(device: torch.device, dtype: str) -> float:
@@ -205,18 +198,19 @@ def measure(config: RunConfig, source: AnySource, world: World) -> Measured:
 
     Reads the weights; writes nothing. Raises TooLong, and the errors of build_model and of the device.
     """
+    taken = ResidentGrowth()
     model = build_model(config).to(world.device).train()
     loader = BatchLoader(model, source, config.training, World(device=world.device))
     plan = plan_of(loader.stream, config.training, world.size)
     first = MicroBatch(0, 0, 0, plan.micro_batches(0)[0][1], idle=False, last=True)
     with torch.random.fork_rng([world.device] if world.device.type == "cuda" else []):
+        update = _time_of_update(config, model)
         prepared = loader.prepare(first)
         batch = prepared.to(world.device)
-        activations, seconds, end = (
-            _saved_bytes(model, batch, config.training.dtype),
-            math.inf,
-            time.perf_counter() + TRIED,
-        )
+        now = time.thread_time()
+        found = passes(model, batch, config.training, config.training.dtype, now + COUNTING, now + 3 * COUNTING)
+        checkpoint_activations(model, config.training)
+        seconds, end = math.inf, time.perf_counter() + TRIED
         while seconds == math.inf or time.perf_counter() < end:
             start = time.perf_counter()
             if plan.unit == "windows":  # others are drawn by processes of their own, or are of one shape each
@@ -226,40 +220,36 @@ def measure(config: RunConfig, source: AnySource, world: World) -> Measured:
             loss.total.backward()
             _wait(world.device)
             seconds = min(seconds, time.perf_counter() - start)
-        optimizer = build_optimizer(model, config.optimizer)
-        optimizer.step()  # makes its state
-        start = time.perf_counter()
-        optimizer.step()
-        _wait(world.device)
+            del loss
+            model.zero_grad(set_to_none=True)
+        unwrap(model)
     lengths = prepared.context_length, prepared.prediction_length
     flops = prepared.windows * model.step_flops(*lengths, prepared.rows)
-    return Measured(seconds, time.perf_counter() - start, activations, flops)
+    heap = 1.0
+    if world.device.type == "cpu" and (bytes_ := taken.bytes()) is not None:
+        weights, state = 4 * parameter_counts(model)[1], 4 * state_size(model, config.optimizer)
+        heap = max(bytes_ / (weights + model.other_weights + state + found.peak), 1.0)
+    return Measured(seconds, update, found, flops, heap)
+
+
+def _time_of_update(config: RunConfig, model: Trainable) -> float:
+    """Return the seconds of an optimizer step, whose state stays in memory: gradients of zero are as good as others."""
+    optimizer = build_optimizer(model, config.optimizer)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
+    optimizer.step()  # makes its state
+    start = time.perf_counter()
+    optimizer.step()
+    _wait(next(model.parameters()).device)
+    seconds = time.perf_counter() - start
+    model.zero_grad(set_to_none=True)
+    return seconds
 
 
 def micro_batch_of(config: RunConfig, source: AnySource, world: World) -> Found:
     """Return what training.micro_batch_size: auto becomes, as this process alone finds it; raises as measure."""
     model = build_model(config).to(world.device).train()
     return find(model, source, config.training, config.optimizer, world, alone=True)
-
-
-def _saved_bytes(model: Trainable, batch: Batch, dtype: str) -> int:
-    """Return the bytes that a forward pass keeps for the backward pass, weights left out. Raises TooLong."""
-    kept: dict[int, torch.UntypedStorage] = {}
-    weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
-
-    end = time.perf_counter() + COUNTING
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        if time.perf_counter() > end:
-            raise TooLong("a micro-batch takes too long to be tried here")
-        storage = tensor.untyped_storage()
-        kept[storage._cdata] = storage  # held, so that no other one gets its address
-        return tensor
-
-    device = next(iter(batch.values())).device
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), autocast(device, dtype):
-        model(batch)
-    return sum(storage.nbytes() for address, storage in kept.items() if address not in weights)
 
 
 def _wait(device: torch.device) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,6 +19,7 @@ from foretrain.errors import TrainingError, out_of_memory
 from foretrain.training.settings import StepPlan, TrainingConfig
 
 _CGROUPS = Path("/sys/fs/cgroup")
+_SELF = Path("/proc/self")
 # by version of control groups: the files of a group's limit and use, and the entry of memory.stat for cached files
 _GROUP_FILES = (
     ("memory.max", "memory.current", "inactive_file"),
@@ -128,6 +130,31 @@ class PeakOfTensors(TorchDispatchMode):
     def _free(self, address: int, size: int) -> None:
         self._known.discard(address)
         self.live -= size
+
+
+class ResidentGrowth:
+    """How much more of the host's memory this process takes at its peak from now on: of Linux with glibc."""
+
+    def __init__(self) -> None:
+        self._before: int | None = None
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)  # or the heap would give memory that the process has already
+            (_SELF / "clear_refs").write_text("5")  # forgets the earlier peak
+            self._before = _status("VmRSS")
+
+    def bytes(self) -> int | None:
+        """Return the growth; None where it is not known."""
+        peak = None if self._before is None else _status("VmHWM")
+        return None if peak is None or self._before is None else peak - self._before
+
+
+def _status(name: str) -> int | None:
+    """Return bytes that the kernel tells of this process."""
+    with suppress(OSError, ValueError, IndexError):
+        for line in (_SELF / "status").read_text().splitlines():
+            if line.startswith(f"{name}:"):
+                return int(line.split()[1]) * 1024
+    return None
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from foretrain.models.chronos2 import fused
 from foretrain.models.chronos2.config import Chronos2Config
 from foretrain.models.chronos2.layout import GroupBucket, GroupLayout
+from foretrain.nn.counted import on_cpu
 from foretrain.nn.dropout import drop
 from foretrain.nn.rms_norm import RMSNorm
 from foretrain.nn.rope import rotate
@@ -41,7 +42,7 @@ def use_cpu_kernels(hidden: Tensor, layer: nn.Module) -> bool:
     own forward, which must be called.
     """
     return (
-        hidden.device.type == "cpu"
+        on_cpu(hidden)
         and hidden.dtype == torch.float32
         and not torch.compiler.is_compiling()
         and not torch.is_autocast_enabled("cpu")

@@ -191,7 +191,7 @@ class _Attention(torch.autograd.Function):
         normed, inverse, flat, mixed, weights, weight, raw, norm, wo, factors, mask = ctx.saved_tensors
         outer, inner, length, keep, spec, seed, strides, turn = ctx.facts
         (width, wide), heads, first = wo.shape, spec.heads, length - keep
-        out = torch.empty_strided((outer, inner, length, width), strides, dtype=grad.dtype)
+        out = torch.empty_strided((outer, inner, length, width), strides, dtype=grad.dtype, device=grad.device)
         g_weight, g_output = torch.empty_like(weight), torch.empty_like(wo)
         back = None if factors is None else factors.conj().resolve_conj()
         for place, part in enumerate(_chunks(outer, inner * length * max(3 * wide, heads * keep))):

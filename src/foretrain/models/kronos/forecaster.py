@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -170,6 +169,11 @@ class Kronos(ReleaseModel, Streams):
         """The frozen tokenizer."""
         return self._frozen[0]
 
+    @property
+    def other_weights(self) -> int:
+        """See Trainable: those of the tokenizer."""
+        return sum(p.numel() * p.element_size() for p in self.tokenizer.parameters())
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         super()._apply(fn, recurse)
         device = next(self.network.parameters()).device
@@ -276,8 +280,10 @@ class Kronos(ReleaseModel, Streams):
         bars, observed = inputs.sequence(batch)
         if "tokens" in batch:
             return batch["tokens"][..., 0], batch["tokens"][..., 1], observed
-        # "meta" has no autocast
-        with nullcontext() if bars.is_meta else torch.autocast(bars.device.type, enabled=False):
+        if bars.is_meta:  # shapes are counted: the tokenizer stays where it is, and "meta" has no autocast
+            s1, s2 = TokenizerNetwork.empty(self.tokenizer.config, "meta").pair(bars.float())
+            return s1, s2, observed
+        with torch.autocast(bars.device.type, enabled=False):
             s1, s2 = self.tokenizer.pair(bars.float())
         return s1, s2, observed
 
