@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import subprocess
 import sys
 import time
@@ -33,6 +34,7 @@ from foretrain.models.base import Trainable
 from foretrain.run import estimate
 from foretrain.run.build import build_model
 from foretrain.run.config import RunConfig
+from foretrain.run.counting import passes
 
 CONTEXT, HORIZON = 2048, 64
 PEAK = 989e12  # FLOP/s of a GPU
@@ -150,7 +152,7 @@ def peak_of_training(windows: int) -> dict[str, float]:
         optimizer.step()
         average.update(1)
     peak = memory("VmHWM") - before
-    activations = estimate._saved_bytes(model, collated, "float32")
+    activations = passes(model, collated, config.training, "float32", math.inf, math.inf).kept
     total = estimate.memory_of(config, model).total
     return {"measured": peak, "estimate": total + activations, "estimate_at_most": total + at_most}
 

@@ -96,6 +96,7 @@ SLOW = (
     "tests/test_config.py",
     "tests/test_examples.py",
     "tests/test_old_runs.py",
+    "tests/run/test_counting.py",
     "tests/run/test_curves.py",
     "tests/run/test_dry_run.py",
     "tests/run/test_evaluators.py",
