@@ -13,6 +13,7 @@ from foretrain.data.store import Corpus
 from foretrain.data.windows import TARGET
 from foretrain.evaluation.scored import Scored
 from foretrain.models.base import Columns, Family, Forecast, Forecaster, ForecastOptions, Loss, ParameterRole, Trainable
+from foretrain.models.memory import Phase
 from foretrain.notes import Code, Tally
 
 LEVELS = tuple(round(0.1 * k, 1) for k in range(1, 10))
@@ -100,6 +101,9 @@ class Persistence(Forecaster):
 
     def save_release(self, folder, state=None):
         raise NotImplementedError
+
+    def memory_phases(self, size, request):
+        return [Phase(size.rows * size.steps * 32)]
 
     def flops_per_window(self, context_length, prediction_length, variates=1):
         return 0.0

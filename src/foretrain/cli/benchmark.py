@@ -18,6 +18,7 @@ from foretrain.cli.options import (
     DeviceOption,
     DType,
     FamilyOptions,
+    MaxMemoryOption,
     PrecisionOption,
     ThreadsOption,
     TokenizerOption,
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 WIDTH = 120  # characters of a line
 _ONLY_MODELS = (  # options that need a model to score
     "out", "data", "trained_on", "horizon", "windows", "seasonality", "look_back", "tokenizer", "option", "max_items",
-    "batch_size", "baseline_seconds", "dry_run", "device", "dtype", "threads",
+    "batch_size", "max_memory", "baseline_seconds", "dry_run", "device", "dtype", "threads",
 )  # fmt: skip
 
 
@@ -92,6 +93,7 @@ def benchmark(
         int | None, typer.Option(min=1, help="Score a drawn sample of so many items, comparable with no other figure.")
     ] = None,
     batch_size: BatchSizeOption = 256,
+    max_memory: MaxMemoryOption = None,
     baseline_seconds: BaselineSecondsOption = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say windows, forecasts and seconds of each task, and write nothing.")
@@ -159,6 +161,7 @@ def benchmark(
         options=forecast_settings(option),
         max_items=max_items,
         batch_size=batch_size,
+        max_memory=max_memory,
         baseline_seconds=baseline_seconds,
         dry_run=dry_run,
         device=device.value,
@@ -250,7 +253,9 @@ def _score(
         for lock in result_locks(settings["out"], models):  # before torch is loaded; it is taken later, by rank 0
             lock.check_free()
     from foretrain.cli.benchmark_models import Request, benchmark_models
+    from foretrain.models.memory import memory_bytes
 
+    settings["max_memory"] = memory_bytes(settings["max_memory"])
     return benchmark_models(Request(models, tasks, root, dry_run=dry_run, **settings))
 
 

@@ -45,6 +45,7 @@ class Request:
     options: Mapping[str, Any] = field(default_factory=dict)
     max_items: int | None = None
     batch_size: int = 256
+    max_memory: int | None = None
     device: str = "auto"
     dtype: str = "float32"
     threads: int | None = None
@@ -343,6 +344,7 @@ def _loaded(name: str, request: Request, world: World) -> Entrant:
         output=output,
         options=options,
         batch_size=request.batch_size,
+        max_memory=request.max_memory,
         takes_covariates=of.reads_covariates,
     )
     return Entrant(

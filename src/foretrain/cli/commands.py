@@ -193,6 +193,7 @@ def evaluate_model(
         context_length=context_length,
         num_samples=settings.get("num_samples"),
         dtype=dtype,
+        max_memory=settings.get("max_memory"),
     )
     with less, progress_bar("forecasting") as advance:
         result = evaluate(

@@ -14,6 +14,7 @@ from foretrain.cli.options import (
     Device,
     DeviceOption,
     DType,
+    MaxMemoryOption,
     PrecisionOption,
     ThreadsOption,
     TrainedOnOption,
@@ -26,8 +27,8 @@ from foretrain.cli.options import (
 from foretrain.errors import ConfigError
 
 _SCORING = (  # options that have no effect on finished results
-    "horizon", "windows", "seasonality", "data_root", "trained_on", "max_items", "batch_size", "baseline_seconds",
-    "device", "dtype", "threads",
+    "horizon", "windows", "seasonality", "data_root", "trained_on", "max_items", "batch_size", "max_memory",
+    "baseline_seconds", "device", "dtype", "threads",
 )  # fmt: skip
 _OF_DATA = ("horizon", "windows", "seasonality")
 _PICTURES = (".png", ".svg", ".pdf")
@@ -65,6 +66,7 @@ def compare(
         int | None, typer.Option(min=1, help="Compare on a drawn sample of so many items of each task.")
     ] = None,
     batch_size: BatchSizeOption = 256,
+    max_memory: MaxMemoryOption = None,
     baseline_seconds: BaselineSecondsOption = None,
     device: DeviceOption = Device.auto,
     dtype: PrecisionOption = DType.float32,
@@ -101,14 +103,15 @@ def compare(
         else:
             from foretrain.cli.benchmark import check_names, chosen_tasks
             from foretrain.cli.benchmark_models import Request
+            from foretrain.models.memory import memory_bytes
 
             check_names(models or [], baseline_seconds)
             tasks = tuple(chosen_tasks(suite, task or [])) if suite else ()
             request = Request(
                 tuple(models or ()), tasks, data_root, Path(), horizon=horizon or 1, windows=windows,
                 seasonality=seasonality, trained_on=tuple(trained_on or ()), max_items=max_items,
-                batch_size=batch_size, device=device.value, dtype=dtype.value, threads=threads,
-                baseline_seconds=baseline_seconds,
+                batch_size=batch_size, max_memory=memory_bytes(max_memory), device=device.value,
+                dtype=dtype.value, threads=threads, baseline_seconds=baseline_seconds,
             )  # fmt: skip
             code = compare_models(request, data or [], to)
     raise typer.Exit(code)

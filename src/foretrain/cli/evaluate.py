@@ -17,6 +17,7 @@ from foretrain.cli.options import (
     DrawsOver,
     DType,
     FamilyOptions,
+    MaxMemoryOption,
     ModelArgument,
     NumSamplesOption,
     PrecisionOption,
@@ -73,6 +74,7 @@ def evaluate(
     ] = None,
     quantile_levels: Annotated[str | None, typer.Option(help="Comma-separated levels.")] = None,
     batch_size: BatchSizeOption = 256,
+    max_memory: MaxMemoryOption = None,
     seasonality: Annotated[
         int | None, typer.Option(min=1, help="Season in steps (default: from the frequency).")
     ] = None,
@@ -150,6 +152,7 @@ def evaluate(
     if promote_over == DrawsOver.items and require_significance is False:
         raise ConfigError("--promote-over items: has no effect with --no-require-significance. Leave one of them out.")
     from foretrain.cli.commands import evaluate_model
+    from foretrain.models.memory import memory_bytes
 
     result = evaluate_model(
         model,
@@ -168,6 +171,7 @@ def evaluate(
         context_length=context_length,
         quantile_levels=level_list(quantile_levels),
         batch_size=batch_size,
+        max_memory=memory_bytes(max_memory),
         seasonality=seasonality,
         max_items=max_items,
         baselines=comma_list(baselines),

@@ -16,6 +16,7 @@ from foretrain.cli.options import (
     DrawSeedOption,
     DType,
     FamilyOptions,
+    MaxMemoryOption,
     ModelAndData,
     ModelOption,
     NumSamplesOption,
@@ -70,6 +71,7 @@ def forecast(
         int | None, typer.Option(min=1, help="Steps of history to use (default: as trained, else the model's).")
     ] = None,
     batch_size: BatchSizeOption = 256,
+    max_memory: MaxMemoryOption = None,
     cross_learning: Annotated[
         bool, typer.Option("--cross-learning", help="Let the items of a batch attend to each other.")
     ] = False,
@@ -116,6 +118,7 @@ def forecast(
         quantile_levels=level_list(quantile_levels) or DECILES,
         context_length=context_length,
         batch_size=batch_size,
+        max_memory=max_memory,
         num_samples=num_samples,
         seed=seed,
         rescale=rescale,

@@ -97,6 +97,7 @@ def forecast_file(
             context_length=request.context_length,
             num_samples=request.num_samples,
             dtype=dtype,
+            max_memory=request.max_memory,
         )
         with less, errors_of_files(path, future):
             tables = predictor.forecast_tables(frame, request, ahead, str(path))

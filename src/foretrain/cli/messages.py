@@ -98,14 +98,14 @@ def memory_error_text(error: BaseException) -> str | None:
         return None
     return (
         f"out of memory ({said}). Less at a time takes less: a smaller training.micro_batch_size (train --resume; the "
-        "result stays the same but for rounding) or --batch-size (forecast, evaluate, benchmark, compare); or end "
-        "other programs."
+        "result stays the same but for rounding) or --batch-size and --max-memory (forecast, evaluate, benchmark, "
+        "compare); or end other programs."
     )
 
 
 @contextlib.contextmanager
 def naming_flags_that_take_less(
-    *, batch_size: int, context_length: int | None, num_samples: int | None, dtype: str
+    *, batch_size: int, context_length: int | None, num_samples: int | None, dtype: str, max_memory: int | None = None
 ) -> Iterator[None]:
     """Raise a ModelError in place of an error of memory while a model forecasts: the flags that take less, in the order
     of their effect, with their present values."""
@@ -114,7 +114,11 @@ def naming_flags_that_take_less(
     except Exception as error:  # libraries raise errors of memory of many types
         if (said := out_of_memory(error)) is None:
             raise
-        ways = [f"a lower --batch-size (now {batch_size:,} rows)"] if batch_size > 1 else []
+        from foretrain.models.memory import in_words  # not at the start: it imports torch
+
+        now = "none" if max_memory is None else in_words(max_memory)
+        ways = [f"a {'' if max_memory is None else 'lower '}--max-memory (now {now})"]
+        ways += [f"a lower --batch-size (now {batch_size:,} rows)"] if batch_size > 1 else []
         ways += [] if num_samples is None else [f"a lower --num-samples (now {num_samples:,})"]
         length = "the model's" if context_length is None else f"{context_length:,}"
         ways += [f"a lower --context-length (now {length})"]

@@ -93,6 +93,12 @@ BaselineSecondsOption = Annotated[
     typer.Option(min=1, help="Time of a statistical baseline for a task; one that needs more fails on it (600)."),
 ]
 BatchSizeOption = Annotated[int, typer.Option(min=1, max=2**40, help="Rows per forward pass.")]
+MaxMemoryOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE", help="Memory of forecasting besides model and data: 2GB, 800MB, 1.5 (GB); default: no bound."
+    ),
+]
 NumSamplesOption = Annotated[
     int | None, typer.Option(min=1, help="Sample paths of a forecast, for families that draw them.")
 ]

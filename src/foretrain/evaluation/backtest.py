@@ -240,17 +240,19 @@ class Backtest:
         rescale: bool | None = None,
         options: ForecastOptions | None = None,
         output: OutputSettings = RAW,
+        max_memory: int | str | None = None,
     ) -> ForecastRequest:
         """What a model is asked for here: the panel's horizon, at all levels of the backtest.
 
         context_length is for a model that sees less history than the panel's windows hold; None = all of it. output is
-        what is done to the forecasts; by default nothing.
+        what is done to the forecasts; by default nothing. max_memory bounds the forecast of a chunk of windows.
         """
         return ForecastRequest(
             prediction_length=self.panel.prediction_length,
             quantile_levels=self.levels,
             context_length=context_length or self.panel.context_length,
             batch_size=self.batch_size,
+            max_memory=max_memory,
             num_samples=num_samples,
             seed=seed,
             rescale=rescale,

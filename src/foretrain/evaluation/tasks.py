@@ -57,6 +57,7 @@ def evaluate(
     min_context: int | None = None,
     context_length: int | None = None,
     batch_size: int = 256,
+    max_memory: int | str | None = None,
     quantile_levels: Sequence[float] = DEFAULT_LEVELS,
     seasonality: int | None = None,
     max_items: int | None = None,
@@ -101,6 +102,8 @@ def evaluate(
         context_length: steps of history for model and baselines; None = those of training, or the model's longest
             if the release does not record them.
         batch_size: rows per forward pass; results do not depend on it beyond rounding.
+        max_memory: bytes, or text such as "2GB", that a forecast of windows that are read together may take besides the
+            model and them; None = no bound. Results do not depend on it beyond rounding.
         quantile_levels: levels that WQL and SQL sum over; .1, .5 and .9 are forecast in any case.
         seasonality: steps of a season, for MASE and seasonal naive; None = the corpus' own.
         max_items: score a random sample of this many items, with a fixed seed.
@@ -171,7 +174,9 @@ def evaluate(
     output = recorded_output(facts).changed(
         sort_quantiles=sort_quantiles, repair_candles=repair_candles, blank_missing=blank_missing
     )
-    request = backtest.request(num_samples=num_samples, seed=seed, rescale=rescale, options=options, output=output)
+    request = backtest.request(
+        num_samples=num_samples, seed=seed, rescale=rescale, options=options, output=output, max_memory=max_memory
+    )
     where = {"device": device, "dtype": dtype, "progress": progress}
     with told(Code.HORIZON_UNROLLED, lengths):
         found, reference = _forecast(backtest, model, request, where), None
@@ -239,6 +244,7 @@ def _settings(
     return {
         **{key: chosen[key] for key in ("prediction_length", "num_windows", "stride", "split", "context_length")},
         "batch_size": request.batch_size,
+        **({} if request.max_memory is None else {"max_memory": request.max_memory}),
         "quantile_levels": list(backtest.asked),
         "seasonality": {panel.name(k): season for k, season in enumerate(panel.seasons)},
         **{key: getattr(request, key) for key in OutputSettings.model_fields},

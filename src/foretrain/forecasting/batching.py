@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,9 +19,11 @@ from foretrain.adapters.layers import merged
 from foretrain.data.windows import FloatArray, IntArray, Window, stack_windows
 from foretrain.errors import ModelError
 from foretrain.forecasting.finish import Collected, ForecastList, Launched, without_values
+from foretrain.forecasting.memory import bound_of
 from foretrain.forecasting.scaling import BY_ITEM, magnitude_problem, rescaled, restored, scale_tallies
 from foretrain.models import resolved
 from foretrain.models.base import Batch, Forecaster, ForecastRequest, move
+from foretrain.models.memory import BatchSize
 from foretrain.models.request import check_context_length
 from foretrain.notes import Code, Note, Tally, once, sum_tallies, warn
 
@@ -35,7 +38,12 @@ class BatchPlan(NamedTuple):
     """The windows that share a batch."""
 
     windows: IntArray  # indices into the list of windows
-    rows: int
+    size: BatchSize
+
+    @property
+    def rows(self) -> int:
+        """Rows of all windows."""
+        return self.size.rows
 
 
 def forecast_with_warnings(
@@ -69,8 +77,10 @@ def forecast_paths(
     the options mix items (cross_learning): then the batch is part of the input, and batches are filled in input order.
     If a GPU runs out of memory, batches are halved with a warning. device None = the model's device; dtype bfloat16 or
     float16 runs under autocast; progress is called after each batch with its number of windows. Only the newest
-    context_length steps (at most the model's own limit) are used. Logs a warning if num_samples is set and the family
-    draws no paths. The caller logs the notes (log_tallies). Raises ConfigError for options that the family lacks.
+    context_length steps (at most the model's own limit) are used. With max_memory a batch has no more windows than the
+    bound holds, and is computed in pieces (memory.py). Logs a warning if num_samples is set and the family draws no
+    paths. The caller logs the notes (log_tallies). Raises ConfigError for options that the family lacks, and where one
+    window, or with cross_learning one batch, takes more than the bound.
     """
     request = resolved(request, model.family)
     longest = clip_context(model, request.context_length)
@@ -79,7 +89,12 @@ def forecast_paths(
         request = request.changed(num_samples=model.default_samples)
     together, horizon = request.mixes_items, request.prediction_length
     rows = request.batch_size if together or target_device.type != "cpu" else min(request.batch_size, MAX_CPU_ROWS)
-    batches = plan(windows, rows, longest, model.bucket_length, together)
+    bound = bound_of(model, windows, request, keep_samples=keep_samples, dtype=dtype)
+    limit = None if bound is None else partial(bound.fits, model, request=request)
+    batches = plan(windows, rows, longest, model.bucket_length, together, limit)
+    if bound is not None:
+        bound.check(model, [(batch.size, _named(windows, batch)) for batch in batches], request)
+        request = request.changed(max_memory=bound.of_batch)
     collected = Collected(windows, request, keep_samples, progress)
 
     rescale = model.rescales if request.rescale is None else request.rescale
@@ -181,38 +196,65 @@ def clip_context(model: Forecaster, context_length: int | None) -> int:
 
 
 def plan(
-    windows: Sequence[Window], batch_size: int, context_length: int, bucket_length: int, together: bool
+    windows: Sequence[Window],
+    batch_size: int,
+    context_length: int,
+    bucket_length: int,
+    together: bool,
+    fits: Callable[[BatchSize], bool] | None = None,
 ) -> list[BatchPlan]:
     """Return batches of one window or more; each has fewer than batch_size rows before its last window.
 
     The longest contexts come first, so that running out of memory shows at once. With `together`, input order is kept.
-    Windows with and without time stamps never share a batch, because stacking them would drop the stamps.
+    Windows with and without time stamps never share a batch, because stacking them would drop the stamps. fits: whether
+    a batch of several windows is not too large otherwise; with `together` it has no effect.
     """
     rows = np.array([len(w.context) for w in windows], np.int64)
-    if together:
-        return _fill(np.arange(len(windows)), rows, batch_size, None)
     steps = np.array([min(w.context.shape[1], context_length) for w in windows], np.int64)
     buckets = -(-steps // bucket_length)
+    fill = partial(_fill, rows=rows, buckets=buckets, bucket_length=bucket_length, batch_size=batch_size)
+    if together:
+        return fill(np.arange(len(windows)), fits=None, together=True)
     order = np.argsort(-buckets, kind="stable")
     timed = np.array([w.context_times is not None for w in windows], bool)[order]
-    return _fill(order[timed], rows, batch_size, buckets) + _fill(order[~timed], rows, batch_size, buckets)
+    return fill(order[timed], fits=fits, together=False) + fill(order[~timed], fits=fits, together=False)
 
 
-def _fill(order: IntArray, rows: IntArray, batch_size: int, buckets: IntArray | None) -> list[BatchPlan]:
+def _fill(
+    order: IntArray,
+    *,
+    rows: IntArray,
+    buckets: IntArray,
+    bucket_length: int,
+    batch_size: int,
+    fits: Callable[[BatchSize], bool] | None,
+    together: bool,
+) -> list[BatchPlan]:
+    def size_of(chosen: IntArray) -> BatchSize:
+        widest = rows[chosen].sum() if together else rows[chosen].max()
+        steps = int(buckets[chosen].max()) * bucket_length
+        return BatchSize(int(rows[chosen].sum()), len(chosen), int(widest), steps)
+
     batches: list[BatchPlan] = []
     start = filled = 0
     for at, window in enumerate(order):
         full = filled >= batch_size
-        if buckets is not None and filled and not full:
+        if not together and filled and not full:
             longest, current = buckets[order[start]], buckets[window]
             full = longest > current * MAX_PADDING or (current != longest and filled >= MIN_ROWS)
-        if full:
-            batches.append(BatchPlan(order[start:at], filled))
+        if full or (fits is not None and filled and not fits(size_of(order[start : at + 1]))):
+            batches.append(BatchPlan(order[start:at], size_of(order[start:at])))
             start, filled = at, 0
         filled += int(rows[window])
     if filled:
-        batches.append(BatchPlan(order[start:], filled))
+        batches.append(BatchPlan(order[start:], size_of(order[start:])))
     return batches
+
+
+def _named(windows: Sequence[Window], batch: BatchPlan) -> str:
+    """Return what an error calls a batch: its only window by the item's name."""
+    item = windows[batch.windows[0]].item_id
+    return f"item {item!r}" if len(batch.windows) == 1 and item else f"a batch of {len(batch.windows):,} item(s)"
 
 
 def _run(batches: list[BatchPlan], launch: Callable[[IntArray], Launched], together: bool) -> Iterator[Launched]:
@@ -248,7 +290,8 @@ def _run(batches: list[BatchPlan], launch: Callable[[IntArray], Launched], toget
 def _halves(batch: BatchPlan) -> list[BatchPlan]:
     middle = len(batch.windows) // 2
     rows = batch.rows * middle // len(batch.windows)
-    return [BatchPlan(batch.windows[middle:], batch.rows - rows), BatchPlan(batch.windows[:middle], rows)]
+    sizes = (batch.size._replace(rows=batch.rows - rows), batch.size._replace(rows=rows))
+    return [BatchPlan(batch.windows[middle:], sizes[0]), BatchPlan(batch.windows[:middle], sizes[1])]
 
 
 def _send(batch: Batch, device: torch.device) -> Batch:

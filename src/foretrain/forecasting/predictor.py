@@ -144,6 +144,7 @@ class Predictor:
         quantile_levels: Sequence[float] = DECILES,
         *,
         batch_size: int = 256,
+        max_memory: int | str | None = None,
         context_length: int | None = None,
         num_samples: int | None = None,
         seed: int = 0,
@@ -163,6 +164,8 @@ class Predictor:
             prediction_length: H, in steps.
             quantile_levels: between 0 and 1.
             batch_size: rows (variates and covariates) per forward pass.
+            max_memory: bytes, or text such as "2GB", that the forecast may take besides model and inputs; it is then
+                computed in pieces, with equal results up to rounding. None = no bound.
             context_length: newest steps to use; None = as many as in training, or as the model can read if that is not
                 recorded.
             num_samples: number of sample paths, for families that draw them.
@@ -179,6 +182,7 @@ class Predictor:
             prediction_length=prediction_length,
             quantile_levels=quantile_levels,
             batch_size=batch_size,
+            max_memory=max_memory,
             context_length=context_length,
             num_samples=num_samples,
             seed=seed,
@@ -197,6 +201,7 @@ class Predictor:
         prediction_length: int,
         *,
         batch_size: int = 256,
+        max_memory: int | str | None = None,
         context_length: int | None = None,
         num_samples: int | None = None,
         seed: int = 0,
@@ -213,6 +218,7 @@ class Predictor:
             prediction_length=prediction_length,
             quantile_levels=(0.5,),
             batch_size=batch_size,
+            max_memory=max_memory,
             context_length=context_length,
             num_samples=num_samples,
             seed=seed,
@@ -254,6 +260,7 @@ class Predictor:
         num_samples: int | None = None,
         seed: int = 0,
         rescale: bool | None = None,
+        max_memory: int | str | None = None,
         **options: Any,
     ) -> pd.DataFrame:
         """Forecast the items of a frame; return a frame.
@@ -306,6 +313,7 @@ class Predictor:
             num_samples: number of sample paths, for families that draw them.
             seed: seed of the sample paths.
             rescale: see ForecastRequest.
+            max_memory: as for forecast.
             **options: options of the family; missing ones as the release records (those of the run's evaluation), else
                 the family's defaults.
 
@@ -326,6 +334,7 @@ class Predictor:
             quantile_levels=quantile_levels,
             context_length=context_length,
             batch_size=batch_size,
+            max_memory=max_memory,
             num_samples=num_samples,
             seed=seed,
             rescale=rescale,

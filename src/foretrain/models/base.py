@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from foretrain.config import Section
 from foretrain.data.windows import IntArray, Windows
 from foretrain.errors import ConfigError, DataError
+from foretrain.models.memory import TOKENS_ON_CPU, TOKENS_ON_GPU, BatchSize, Phase, units_at_once
 from foretrain.models.request import ForecastRequest
 from foretrain.models.types import (
     AttachedAdapter,
@@ -261,8 +262,33 @@ class Forecaster(Trainable):
         """Quantile forecasts of the batch's target rows; request.options_of(...) gives the options of Family.options.
 
         The batch was collated for request.prediction_length and cut to request.context_length. Of the request's output
-        settings only repair_candles is the family's, since it takes all columns of sampled candles.
+        settings only repair_candles is the family's, since it takes all columns of sampled candles. With
+        request.max_memory it computes at_once's units at a time, and its result is the same up to rounding.
         """
+
+    @abstractmethod
+    def memory_phases(self, size: BatchSize, request: ForecastRequest) -> Sequence[Phase]:
+        """Return what the phases of a forecast of such a batch take besides the weights, and their pieces.
+
+        An upper limit: a bound that the smallest pieces keep must hold for what the process takes.
+        """
+
+    def at_once(self, size: BatchSize, request: ForecastRequest) -> dict[str, int]:
+        """Return the units of each kind of piece that keep request.max_memory; {} without a bound. Raises ConfigError
+        if none do."""
+        if request.max_memory is None:
+            return {}
+        return units_at_once(self.memory_phases(size, request), request.max_memory)
+
+    @property
+    def usual_tokens(self) -> int:
+        """Most tokens of a piece that are of use on the model's device."""
+        return TOKENS_ON_CPU if next(self.parameters()).device.type == "cpu" else TOKENS_ON_GPU
+
+    @property
+    def element_size(self) -> int:
+        """Bytes of a weight."""
+        return next(self.parameters()).element_size()
 
 
 class Embeds(Forecaster):

@@ -15,6 +15,7 @@ from pydantic import Field, PlainSerializer, PlainValidator, ValidationError, Wi
 
 from foretrain.config import Section, explained
 from foretrain.errors import ConfigError
+from foretrain.models.memory import memory_bytes
 from foretrain.models.types import ForecastOptions
 from foretrain.nn.quantiles import check_levels
 
@@ -80,6 +81,7 @@ def _options_as_json(value: Any) -> dict[str, Any]:
 _COUNT = {"type": "integer", "minimum": 1}
 HORIZON = _COUNT | {"maximum": MAX_HORIZON}  # JSON schema of prediction_length
 _OPEN_COUNT = {"anyOf": [_COUNT, {"type": "null"}]}
+_MEMORY = {"anyOf": [_COUNT, {"type": "string"}, {"type": "null"}]}
 _LEVELS = {
     "type": "array",
     "items": {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1},
@@ -96,6 +98,8 @@ class ForecastRequest(Section):
         quantile_levels: between 0 and 1, each given once.
         context_length: newest steps to use, clipped to the model's limit; None = as many as the model can read.
         batch_size: rows (variates and covariates) per forward pass.
+        max_memory: bytes that the forecast may take besides the model and the data, or text such as "2GB"; batches and
+            parts of them are then computed in pieces. None = no bound. See docs/forecasting.md.
         num_samples: number of sample paths, for families that draw them; None = the family's default.
         seed: seed of the sample paths.
         rescale: multiply rows whose moves a constant of the model would hide by a power of two, taken from their
@@ -109,6 +113,7 @@ class ForecastRequest(Section):
     quantile_levels: Annotated[Sequence[float], PlainValidator(check_levels), WithJsonSchema(_LEVELS)] = DECILES
     context_length: Annotated[int | None, PlainValidator(check_context_length), WithJsonSchema(_OPEN_COUNT)] = None
     batch_size: Annotated[int, PlainValidator(_count("batch_size")), WithJsonSchema(_COUNT)] = 256
+    max_memory: Annotated[int | None, PlainValidator(memory_bytes), WithJsonSchema(_MEMORY)] = None
     num_samples: Annotated[
         int | None, PlainValidator(_count("num_samples", optional=True)), WithJsonSchema(_OPEN_COUNT)
     ] = None

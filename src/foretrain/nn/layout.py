@@ -45,6 +45,11 @@ class RowLayout:
         """Number of windows of the batch."""
         return sum(len(rows) for rows in self.members)
 
+    @property
+    def widest(self) -> int:
+        """Most rows of a window."""
+        return max((rows.shape[1] for rows in self.members), default=1)
+
     def spread(self, x: Tensor) -> list[Tensor]:
         """Group rows (R, ...) into windows (W, V, ...) of each size."""
         if self.places is None:

@@ -93,6 +93,7 @@ class LoadedModel:
     output: OutputSettings = OutputSettings()  # noqa: RUF009  # immutable
     options: Any = None
     batch_size: int = 256  # rows, covariates included, of a forward pass
+    max_memory: int | None = None  # bytes of a forecast; None = no bound
     takes_covariates: bool = False  # whether its family reads them
     point: str = field(default="median", init=False)  # what the newest point forecasts are
     _notes: tuple[Tally, ...] = field(default=(), init=False)
@@ -110,6 +111,7 @@ class LoadedModel:
             quantile_levels=(*levels, *more),
             context_length=self.longest,
             batch_size=self.batch_size,
+            max_memory=self.max_memory,
             options=self.options,
             **(self.output.model_dump() | _BLANK),
         )

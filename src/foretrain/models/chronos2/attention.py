@@ -8,7 +8,7 @@ number, so that a slot without any observed key still gets a finite value.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,7 @@ from foretrain.models.chronos2.config import Chronos2Config
 from foretrain.models.chronos2.layout import GroupBucket, GroupLayout
 from foretrain.nn.counted import on_cpu
 from foretrain.nn.dropout import drop
+from foretrain.nn.pieces import pieces
 from foretrain.nn.rms_norm import RMSNorm
 from foretrain.nn.rope import rotate
 from foretrain.nn.unused import attach
@@ -33,6 +34,21 @@ class AttentionContext:
     time_mask: Tensor | None = None  # (R, 1, 1, S) additive; None = every patch is observed
     group_masks: tuple[Tensor | None, ...] = ()  # per bucket (G*S, 1, 1, g) additive
     last_group_masks: tuple[Tensor | None, ...] = ()  # the same for the kept tokens, which are always observed
+
+    def of_rows(self, part: slice) -> AttentionContext:
+        """Return what time attention needs for some rows."""
+        return self if self.time_mask is None else replace(self, time_mask=self.time_mask[part])
+
+    def of_positions(self, part: slice) -> AttentionContext:
+        """Return what group attention needs at some positions, of all tokens or of the kept ones."""
+
+        def masks(whole: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+            counted = zip(self.layout.buckets, whole, strict=True)
+            return tuple(
+                None if m is None else m.unflatten(0, (b.count, -1))[:, part].flatten(0, 1) for b, m in counted
+            )
+
+        return replace(self, group_masks=masks(self.group_masks), last_group_masks=masks(self.last_group_masks))
 
 
 def use_cpu_kernels(hidden: Tensor, layer: nn.Module) -> bool:
@@ -238,6 +254,25 @@ class Block(nn.Module):
         hidden = self.layer[1](hidden, ctx, keep)
         return self.layer[2](hidden if rows is None else hidden[rows])
 
+    def in_pieces(
+        self, hidden: Tensor, ctx: AttentionContext, at_once: int, keep: int | None = None, rows: Tensor | None = None
+    ) -> Tensor:
+        """Like forward, at most about at_once tokens at a time; without a gradient, and hidden is overwritten.
+
+        Time attention and feed forward compute rows apart, group attention positions.
+        """
+        time, group, feed_forward = self.layer
+        count, length, width = hidden.shape
+        out = hidden if keep is None else hidden.new_empty(count, keep, width)
+        for part in pieces(count, length, at_once):
+            out[part] = time(hidden[part], ctx.of_rows(part), keep)
+        for part in pieces(out.shape[1], count, at_once):
+            out[:, part] = group(out[:, part], ctx.of_positions(part), keep)
+        out = out if rows is None else out[rows]
+        for part in pieces(len(out), out.shape[1], at_once):
+            out[part] = feed_forward(out[part])
+        return out
+
     def inspect(self, hidden: Tensor, ctx: AttentionContext) -> tuple[Tensor, Tensor, Tensor]:
         """Return the block's output and its attention weights over time (R, H, S, S) and over groups (S, H, R, R)."""
         time, group, feed_forward = self.layer
@@ -258,11 +293,23 @@ class Encoder(nn.Module):
         self.dropout = config.dropout_rate
 
     def forward(
-        self, hidden: Tensor, ctx: AttentionContext, keep: int | None = None, rows: Tensor | None = None
+        self,
+        hidden: Tensor,
+        ctx: AttentionContext,
+        keep: int | None = None,
+        rows: Tensor | None = None,
+        at_once: int | None = None,
     ) -> Tensor:
-        """Token embeddings (R, S, D) -> final hidden states, of all tokens or of the last keep = N (of some rows)."""
+        """Token embeddings (R, S, D) -> final hidden states, of all tokens or of the last keep = N (of some rows).
+
+        at_once: tokens that a layer computes at a time, without a gradient and overwriting the embeddings; None = all.
+        """
         hidden = drop(hidden, self.dropout, self.training)
         *inner, last = self.block
+        if at_once is not None:
+            for block in inner:
+                hidden = block.in_pieces(hidden, ctx, at_once)
+            return self.final_layer_norm(last.in_pieces(hidden, ctx, at_once, keep, rows))
         for block in inner:
             hidden = block(hidden, ctx)
         hidden = last(hidden, ctx, keep, rows)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -18,10 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from foretrain.errors import ConfigError
+from foretrain.models.chronos2.config import Chronos2Config
 from foretrain.models.chronos2.inputs import prepare, to_patches, unscale
 from foretrain.models.chronos2.layout import GroupBucket, GroupLayout
 from foretrain.models.chronos2.model import Chronos2Network
 from foretrain.models.types import Batch, Embedding, ForecastOptions
+from foretrain.nn.pieces import pieces
 from foretrain.nn.quantiles import (
     bracket,
     constant,
@@ -100,17 +102,19 @@ def forecast(
     prediction_length: int,
     quantile_levels: Sequence[float],
     options: Chronos2Options | None = None,
+    at_once: Mapping[str, int] | None = None,
 ) -> Tensor:
     """Return float32 forecasts (M, H, levels) of the wanted rows in the units of the data, not sorted.
 
     Levels between trained ones are interpolated; levels outside take the outermost trained one. Beyond the native
     horizon each of the unrolled_quantiles extends the context in its own branch, and the branches' forecasts are pooled
-    as weighted samples. Branches run in passes of limited rows and never see each other. Raises ConfigError.
+    as weighted samples. Branches run in passes of limited rows and never see each other. at_once limits what is
+    computed at a time (memory.py). Raises ConfigError.
     """
     options, levels = options or Chronos2Options(), tuple(quantile_levels)
     opposite = opposite_levels(levels, network.config.quantiles) if options.symmetric else ()
     asked = tuple(dict.fromkeys((*levels, *opposite)))
-    plan = _Plan.make(network, prediction_length, asked, options)
+    plan = Plan.make(network.config, prediction_length, asked, options, at_once or {})
     if options.cross_learning:
         rows = replace(rows, layout=one_group(rows.layout.rows))
     decode = _nested if options.nested else _decode
@@ -121,11 +125,11 @@ def forecast(
     return (plain.index_select(-1, own) - mirrored.index_select(-1, other)) / 2
 
 
-def _decode(network: Chronos2Network, rows: DecodedRows, plan: _Plan) -> Tensor:
+def _decode(network: Chronos2Network, rows: DecodedRows, plan: Plan) -> Tensor:
     return _AutoregressiveDecoder(network, rows, plan).run()
 
 
-def _nested(network: Chronos2Network, rows: DecodedRows, plan: _Plan) -> Tensor:
+def _nested(network: Chronos2Network, rows: DecodedRows, plan: Plan) -> Tensor:
     """Return (M, H, levels), the patches of the first round each from the pass of which it is the last patch."""
     size, found = network.config.patch_size, list[Tensor]()
     for stop in range(size, min(plan.horizon, plan.patches * size), size):
@@ -219,7 +223,7 @@ def repeat(layout: GroupLayout, copies: int) -> tuple[GroupLayout, Tensor | None
 
 
 @dataclass(frozen=True)
-class _Plan:
+class Plan:
     """Lengths and levels of a forecast, which depend on the arguments alone."""
 
     horizon: int
@@ -227,17 +231,37 @@ class _Plan:
     levels: tuple[float, ...]  # requested levels
     needed: list[int]  # indices of the trained levels from which the requested ones are interpolated
     branching: list[int]  # indices of the trained levels that start a branch; empty = one pass is enough
+    at_once: Mapping[str, int]  # units of memory.py's pieces; {} = no limit
 
     @classmethod
-    def make(cls, network: Chronos2Network, horizon: int, levels: Sequence[float], options: Chronos2Options) -> _Plan:
-        config = network.config
-        trained = config.quantiles
+    def make(
+        cls,
+        config: Chronos2Config,
+        horizon: int,
+        levels: Sequence[float],
+        options: Chronos2Options,
+        at_once: Mapping[str, int],
+    ) -> Plan:
+        """Return the plan. Logs notes on horizon and levels; raises ConfigError for impossible options."""
         if horizon > config.native_horizon:
             _warn_or_refuse(horizon, config.native_horizon, options.limit_prediction_length)
+        warn_outside_trained(_log, levels, config.quantiles)
+        return cls.quiet(config, horizon, levels, options, at_once)
+
+    @classmethod
+    def quiet(
+        cls,
+        config: Chronos2Config,
+        horizon: int,
+        levels: Sequence[float],
+        options: Chronos2Options,
+        at_once: Mapping[str, int],
+    ) -> Plan:
+        """Like make, without notes."""
+        trained = config.quantiles
         patches = config.max_output_patches if options.max_output_patches is None else options.max_output_patches
         if patches < 1:
             raise ConfigError(f"max_output_patches is {patches}, must be at least 1.")
-        warn_outside_trained(_log, levels, trained)
         lower, upper, _ = bracket(levels, trained)
         one_pass = horizon <= patches * config.patch_size
         branching = options.unrolled_quantiles
@@ -248,7 +272,7 @@ class _Plan:
         elif not branching:
             raise ConfigError("unrolled_quantiles is empty; give at least one trained level.")
         indices = [_index_of(level, trained) for level in branching]
-        return cls(horizon, patches, tuple(levels), sorted({*lower, *upper}), [] if one_pass else indices)
+        return cls(horizon, patches, tuple(levels), sorted({*lower, *upper}), [] if one_pass else indices, at_once)
 
 
 def _warn_or_refuse(horizon: int, native: int, refuse: bool) -> None:
@@ -274,7 +298,7 @@ def _index_of(level: float, trained: Sequence[float]) -> int:
 class _AutoregressiveDecoder:
     """Decodes one batch; lives for one call of forecast."""
 
-    def __init__(self, network: Chronos2Network, rows: DecodedRows, plan: _Plan) -> None:
+    def __init__(self, network: Chronos2Network, rows: DecodedRows, plan: Plan) -> None:
         self.network, self.rows, self.plan = network, rows, plan
         self.step = network.config.patch_size
         self.device = rows.context.device
@@ -323,18 +347,23 @@ class _AutoregressiveDecoder:
         trained = self.network.config.quantiles
         branching = [trained[i] for i in self.plan.branching]
         all_levels = list(range(len(trained)))
-        branches_per_pass = max(1, MAX_BRANCH_ROWS // len(self.rows.context))
+        branches_per_pass = branches_at_once(len(self.rows.context))
+        branches_per_pass = min(branches_per_pass, self.plan.at_once.get("branches", branches_per_pass))
         parts = []
         for part in generated.split(branches_per_pass):
             values = self.one_pass(self.extended(part), done, len(part), all_levels, wanted)
             parts.append(values.unflatten(0, (len(part), -1)))
         branches = torch.cat(parts)  # (U, rows, Q, h)
-        samples = branches.permute(1, 3, 0, 2).flatten(2)  # (rows, h, U * Q)
+        del parts, values
         weights = torch.outer(
             torch.from_numpy(probability_mass(branching)), torch.from_numpy(probability_mass(trained))
         ).flatten()
         weights = (weights / weights.sum()).to(self.device, non_blocking=True)
-        return weighted_quantiles(samples, weights, [trained[i] for i in levels]).transpose(1, 2)
+        found = []
+        for rows in pieces(branches.shape[1], 1, self.plan.at_once.get("pooled rows")):
+            samples = branches[:, rows].permute(1, 3, 0, 2).flatten(2)  # (rows, h, U * Q)
+            found.append(weighted_quantiles(samples, weights, [trained[i] for i in levels]).transpose(1, 2))
+        return found[0] if len(found) == 1 else torch.cat(found)
 
     def extended(self, generated: Tensor) -> DecodedRows:
         """Return the contexts of some branches, copy by copy, extended by the generated steps (copies, R, done).
@@ -373,11 +402,18 @@ class _AutoregressiveDecoder:
             network.config, context, observed, seen, layout=layout, num_output_patches=patches, covariates=covariates
         )
         chosen = self.chosen(copies, order, wanted)
-        hidden = network.encoder(network.embed_tokens(inputs), network.attention_context(inputs), patches, chosen)
+        tokens = self.plan.at_once.get("tokens")
+        hidden = network.encoder(
+            network.embed_in_pieces(inputs, tokens), network.attention_context(inputs), patches, chosen, tokens
+        )
         loc, scale = inputs.loc, inputs.scale
         if chosen is not None:
             loc, scale = loc[chosen], scale[chosen]
-        return unscale(network.config, _head(network, hidden, levels), loc, scale)
+        found = [
+            unscale(network.config, _head(network, hidden[part], levels), loc[part], scale[part])
+            for part in pieces(len(hidden), patches, tokens)
+        ]
+        return found[0] if len(found) == 1 else torch.cat(found)
 
     def layout(self, copies: int) -> tuple[GroupLayout, Tensor | None]:
         """Return repeat's layout and row order on the device; cached per number of copies."""
@@ -389,6 +425,11 @@ class _AutoregressiveDecoder:
     def chosen(self, copies: int, order: Tensor | None, wanted: Tensor | None) -> Tensor | None:
         """Return the indices, in the layout's order, of the wanted rows of every copy; None = all, already in order."""
         return wanted if copies == 1 else copies_of(wanted, len(self.rows.context), copies, order, self.device)
+
+
+def branches_at_once(rows: int) -> int:
+    """Return how many branches of a batch run in one pass."""
+    return max(1, MAX_BRANCH_ROWS // rows)
 
 
 def _select(values: Tensor, rows: Tensor | None, levels: list[int]) -> Tensor:

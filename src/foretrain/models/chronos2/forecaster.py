@@ -31,7 +31,9 @@ from foretrain.models.chronos2 import decode
 from foretrain.models.chronos2.config import Chronos2Config, Chronos2ModelConfig
 from foretrain.models.chronos2.inputs import Chronos2Inputs, linear, prepare
 from foretrain.models.chronos2.layout import GroupLayout, arrange
+from foretrain.models.chronos2.memory import phases
 from foretrain.models.chronos2.model import Chronos2Network
+from foretrain.models.memory import BatchSize, Phase
 from foretrain.models.release import ReleaseModel
 from foretrain.nn.observed import last_observed
 from foretrain.nn.quantiles import interpolate_levels
@@ -177,7 +179,13 @@ class Chronos2(ReleaseModel, Embeds):
         """Quantiles of the target rows; options are Chronos2Options. See decode.py for horizons beyond the native."""
         levels, options = tuple(request.quantile_levels), request.options_of(decode.Chronos2Options)
         rows = decode.DecodedRows.of(batch)
-        return Forecast(decode.forecast(self.network, rows, request.prediction_length, levels, options), levels)
+        at_once = self.at_once(_size(rows), request)
+        found = decode.forecast(self.network, rows, request.prediction_length, levels, options, at_once)
+        return Forecast(found, levels)
+
+    def memory_phases(self, size: BatchSize, request: ForecastRequest) -> tuple[Phase, ...]:
+        """See Forecaster."""
+        return phases(self.config, size, request, self.usual_tokens, self.element_size)
 
     def embed(self, batch: Batch) -> Embedding:
         """Return hidden states (targets, n + 2, D), loc and scale (targets, 1) of the target rows; see decode.embed."""
@@ -206,6 +214,12 @@ class Chronos2(ReleaseModel, Embeds):
         embedding = past * residual(features, width)  # all rows share the future tokens without covariates
         head = ahead * residual(width, len(c.quantiles) * size)
         return 2.0 * variates * (blocks + embedding + head)
+
+
+def _size(rows: decode.DecodedRows) -> BatchSize:
+    widest = max((bucket.size for bucket in rows.layout.buckets), default=1)
+    windows = rows.layout.singles + sum(bucket.count for bucket in rows.layout.buckets)
+    return BatchSize(len(rows.context), windows, widest, rows.context.shape[1])
 
 
 def _rows_of_data(has_value: npt.NDArray[np.bool_], window: IntArray) -> int:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +31,12 @@ class Chronos2Inputs:
     patches_observed: Tensor | None = None  # (R, n) bool: patches with at least one observed step
     future: Tensor | None = None  # (R, N, P) covariates known ahead, normalised
     future_observed: Tensor | None = None  # (R, N, P) bool
+
+    def of_rows(self, part: slice) -> Chronos2Inputs:
+        """Return some rows, for layers that compute each row apart; the layout stays that of all."""
+        names = ("values", "loc", "scale", "observed", "patches_observed", "future", "future_observed")
+        given = {name: getattr(self, name) for name in names}
+        return replace(self, **{name: x[part] for name, x in given.items() if x is not None})
 
     @property
     def patch_mask(self) -> Tensor:

@@ -22,6 +22,7 @@ from foretrain.models.chronos2.config import Chronos2Config
 from foretrain.models.chronos2.inputs import Chronos2Inputs, check_shapes, normalise, prepare, to_patches, unscale
 from foretrain.models.chronos2.layout import GroupLayout, arrange
 from foretrain.models.release import Network
+from foretrain.nn.pieces import pieces
 from foretrain.nn.rope import rope_table
 from foretrain.nn.unused import attach
 
@@ -226,6 +227,17 @@ class Chronos2Network(Network):
             self.embed_tokens(inputs), self.attention_context(inputs), inputs.num_output_patches, rows
         )
         return self.head(hidden)
+
+    def embed_in_pieces(self, inputs: Chronos2Inputs, at_once: int | None) -> Tensor:
+        """Return embed_tokens' result, about at_once tokens at a time; None = all."""
+        rows, patches, _ = inputs.values.shape
+        length = patches + int(self.config.use_reg_token) + inputs.num_output_patches
+        if at_once is None:
+            return self.embed_tokens(inputs)
+        out = self.shared.weight.new_empty(rows, length, self.config.d_model)
+        for part in pieces(rows, length, at_once):
+            out[part] = self.embed_tokens(inputs.of_rows(part))
+        return out
 
     def embed_tokens(self, inputs: Chronos2Inputs) -> Tensor:
         """Return the token embeddings (R, S, D): context patches, the REG token, future patches."""

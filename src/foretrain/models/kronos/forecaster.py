@@ -30,6 +30,7 @@ from foretrain.models.kronos.config import (
     TokenizerConfig,
 )
 from foretrain.models.kronos.generate import CandlePrompt, generate
+from foretrain.models.kronos.memory import phases
 from foretrain.models.kronos.model import KronosNetwork, summed_cross_entropy
 from foretrain.models.kronos.options import KronosOptions, sample_counts
 from foretrain.models.kronos.paths import summarise
@@ -37,6 +38,7 @@ from foretrain.models.kronos.stream import KronosStream
 from foretrain.models.kronos.tokenizer import TokenizerNetwork
 from foretrain.models.kronos.tokens import TokenCache, check_epochs, open_token_cache
 from foretrain.models.kronos.trainable import block_flops, encoder_flops
+from foretrain.models.memory import BatchSize, Phase
 from foretrain.models.release import ReleaseModel, start_network
 from foretrain.models.types import WindowSource
 from foretrain.nn.scaling import WIDE_RANGE, deviations
@@ -293,12 +295,19 @@ class Kronos(ReleaseModel, Streams):
         A row's draws are seeded by (seed, its window's key, sample), whatever else is in the batch.
         """
         options = request.options_of(KronosOptions)
+        count, rows = len(batch["context"]), len(batch["target_window"])
+        size = BatchSize(rows, count, -(-rows // max(count, 1)), batch["context"].shape[1])
         candles = self.candles(
-            batch, request.prediction_length, num_samples=request.num_samples, seed=request.seed, options=options
+            batch,
+            request.prediction_length,
+            num_samples=request.num_samples,
+            seed=request.seed,
+            options=options,
+            at_once=self.at_once(size, request).get("samples"),
         )
-        rows = batch["target_window"], batch["target_column"]
+        targets = batch["target_window"], batch["target_column"]
         repairs = bool(request.repair_candles)
-        return summarise(candles, rows, request.quantile_levels, repairs=repairs, positive=batch.get("positive"))
+        return summarise(candles, targets, request.quantile_levels, repairs=repairs, positive=batch.get("positive"))
 
     def candles(
         self,
@@ -308,8 +317,12 @@ class Kronos(ReleaseModel, Streams):
         num_samples: int | None = None,
         seed: int = 0,
         options: KronosOptions | None = None,
+        at_once: int | None = None,
     ) -> Tensor:
-        """Sample candles (N, S, H, 6) in the units of the data; NaN for windows without an observed bar."""
+        """Sample candles (N, S, H, 6) in the units of the data; NaN for windows without an observed bar.
+
+        at_once: most samples that are decoded at a time.
+        """
         options = options or KronosOptions()
         stamps = batch.get("future_stamps")
         if stamps is not None and stamps.shape[1] < prediction_length - 1:
@@ -326,10 +339,21 @@ class Kronos(ReleaseModel, Streams):
         )
         drawn, asked = sample_counts(num_samples, options)
         generated = generate(
-            self.network, self.tokenizer, prompt, prediction_length, num_samples=drawn, seed=seed, options=options
+            self.network,
+            self.tokenizer,
+            prompt,
+            prediction_length,
+            num_samples=drawn,
+            seed=seed,
+            options=options,
+            at_once=at_once,
         )
         candles = generated.bars * batch["scale"][:, None, None] + batch["loc"][:, None, None]
         return candles.expand(-1, asked, -1, -1)
+
+    def memory_phases(self, size: BatchSize, request: ForecastRequest) -> tuple[Phase, ...]:
+        """See Forecaster."""
+        return phases(self.network, self.tokenizer.config, size, request, self.element_size)
 
     def stream(
         self, windows: Windows, *, max_context: int | None = None, re_anchor_every: int | None = None

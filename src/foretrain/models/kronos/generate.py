@@ -116,11 +116,13 @@ def generate(
     seed: int,
     options: KronosOptions,
     keep_logits: bool = False,
+    at_once: int | None = None,
 ) -> Generated:
     """Sample num_samples continuations of every series; both networks run in eval mode.
 
     A series' result depends on its bars, its key, the seed and the sample index, and not on the batch, up to rounding.
-    With compat it depends on the whole batch, and at most max_context bars are returned.
+    With compat it depends on the whole batch, and at most max_context bars are returned. at_once: most samples that are
+    decoded at a time; None = as many as MAX_CACHE_BYTES holds.
     """
     with eval_inference(network, tokenizer):
         source = tokenise(network, tokenizer, prompt)
@@ -133,6 +135,7 @@ def generate(
             seed=seed,
             options=options,
             keep_logits=keep_logits,
+            at_once=at_once,
         )
 
 
@@ -174,6 +177,7 @@ def generate_from_tokens(
     options: KronosOptions,
     keep_logits: bool = False,
     cache: PredictorCache | None = None,
+    at_once: int | None = None,
 ) -> Generated:
     """Like `generate`, but from tokens.
 
@@ -190,6 +194,7 @@ def generate_from_tokens(
         prefilled = cache if cache is not None and len(groups) == 1 else part.cache(network, window)
         decoding = _DecodingPass(network, tokenizer, part, steps, window, every, seed, options, keep_logits)
         limit = num_samples if options.compat else _samples_at_once(network, len(rows), steps)
+        limit = limit if at_once is None else min(limit, at_once)
         chunks = [range(first, min(first + limit, num_samples)) for first in range(0, num_samples, limit)]
         results.append(_concatenate([decoding.run(prefilled, chunk) for chunk in chunks], 1))
     if len(results) == 1:

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from foretrain.nn.dropout import drop
+from foretrain.nn.pieces import pieces
 from foretrain.nn.rms_norm import RMSNorm
 from foretrain.nn.rope import rope_table, rotate
 from foretrain.nn.undrawn import table
@@ -58,6 +59,11 @@ class AttentionMask(NamedTuple):
     own_start: int = 0  # a sample's own tokens before this slot are masked
     shared: Tensor | None = None  # (N or 1, g or 1, C - shared_start) bool of the shared tokens; None = all
     own: Tensor | None = None  # (g, G - own_start) bool of a sample's own tokens; None = all
+
+    def of_queries(self, part: slice) -> AttentionMask:
+        """Return the mask of some of the new tokens."""
+        shared = self.shared if self.shared is None or self.shared.shape[1] == 1 else self.shared[:, part]
+        return self._replace(shared=shared, own=None if self.own is None else self.own[part])
 
 
 @dataclass
@@ -107,13 +113,19 @@ class KVCache:
         self.length = count
 
     def attend(self, query: Tensor, mask: AttentionMask) -> Tensor:
-        """Attention of rotated queries (N, h, S, g, d) over the cache -> (N, h, S, g, d), in chunks of samples."""
+        """Attention of rotated queries (N, h, S, g, d) over the cache -> (N, h, S, g, d), in pieces of samples, and of
+        new tokens if those of one sample have too many scores."""
         n, heads, samples, new, _ = query.shape
-        chunk_size = max(1, MAX_SCORES // (n * heads * new * (self.length + self.own_length)))
-        if samples <= chunk_size:
+        scores = n * heads * (self.length + self.own_length)  # of a new token of a sample
+        if samples * new * scores <= MAX_SCORES:
             return self._attend(query, mask, slice(None))
-        parts = [slice(first, first + chunk_size) for first in range(0, samples, chunk_size)]
-        return torch.cat([self._attend(query[:, :, part], mask, part) for part in parts], 2)
+        found = []
+        for part in pieces(samples, new * scores, MAX_SCORES):
+            queries = query[:, :, part]
+            split = pieces(new, (part.stop - part.start) * scores, MAX_SCORES)
+            own = [self._attend(queries[..., some, :], mask.of_queries(some), part) for some in split]
+            found.append(own[0] if len(own) == 1 else torch.cat(own, 3))
+        return found[0] if len(found) == 1 else torch.cat(found, 2)
 
     def _attend(self, query: Tensor, mask: AttentionMask, part: slice) -> Tensor:
         """`attend` for the samples in the slice `part`; query holds only these."""

@@ -22,6 +22,7 @@ from foretrain.data.windows import TARGET, Windows
 from foretrain.models.base import Batch, Forecast, Forecaster, Loss, TrainingPrediction
 from foretrain.models.linear.config import LEVELS, LinearConfig, LinearModelConfig
 from foretrain.models.linear.model import LinearNetwork, scale
+from foretrain.models.memory import BatchSize, Phase
 from foretrain.models.release import ReleaseModel
 from foretrain.models.request import ForecastRequest
 from foretrain.models.types import WindowSource
@@ -122,6 +123,14 @@ class Linear(ReleaseModel, Forecaster):
             blocks.append(self._forecast_once(context))
         quantiles = torch.cat(blocks, 1)[:, :prediction_length]
         return Forecast(interpolate_levels(quantiles, LEVELS, quantile_levels), tuple(quantile_levels))
+
+    def memory_phases(self, size: BatchSize, request: ForecastRequest) -> tuple[Phase, ...]:
+        """Return one phase without pieces: batches of fewer rows take less."""
+        c, levels = self.config, len(LEVELS) + 3 * len(request.quantile_levels)
+        longest = max(c.patches * c.patch_size, size.steps)
+        row = 24 * longest + 3 * c.patches * c.d_model + 4 * c.prediction_length * len(LEVELS)
+        blocks = -(-request.prediction_length // c.prediction_length)
+        return (Phase(4 * size.rows * (row + blocks * c.prediction_length * levels)),)
 
     def _forecast_once(self, context: Tensor) -> Tensor:
         """Return ascending quantiles (R, H, Q) in the units of the contexts (R, C)."""

@@ -14,11 +14,13 @@ from torch import Tensor
 
 from foretrain.data.windows import Windows
 from foretrain.models.base import Batch, Forecast, Forecaster, ForecastRequest, Loss, TrainingPrediction
+from foretrain.models.memory import BatchSize, Phase
 from foretrain.models.release import ReleaseModel
 from foretrain.models.toto import batches, generate
 from foretrain.models.toto.config import TotoConfig, TotoModelConfig
 from foretrain.models.toto.inputs import prepare
 from foretrain.models.toto.loss import LIKELIHOOD, ROBUST, PatchMixtures, loss_sums, measure_patches, moments
+from foretrain.models.toto.memory import phases
 from foretrain.models.toto.model import TotoNetwork
 from foretrain.models.toto.options import DEFAULT_SAMPLES, TotoOptions
 from foretrain.nn.layout import RowLayout
@@ -189,10 +191,12 @@ class Toto(ReleaseModel, Forecaster):
         batch. See generate.forecast.
         """
         options, horizon = request.options_of(TotoOptions), request.prediction_length
+        layout = RowLayout.from_tensors(batch)
+        at_once = self.at_once(BatchSize.of(layout, batch["context"]), request)
         prompt = generate.TotoPrompt(
             series=batch["context"],
             observed=batch.get("observed"),
-            layout=RowLayout.from_tensors(batch),
+            layout=layout,
             exogenous=batches.exogenous(batch),
             known=batches.known_ahead(batch, horizon + -horizon % self.config.patch_size),
         )
@@ -206,7 +210,12 @@ class Toto(ReleaseModel, Forecaster):
             num_samples=request.num_samples,
             seed=request.seed,
             options=replace(options, compat=options.compat or self.upstream_compat),
+            at_once=at_once,
         )
+
+    def memory_phases(self, size: BatchSize, request: ForecastRequest) -> tuple[Phase, ...]:
+        """See Forecaster."""
+        return phases(self.network, size, request, self.usual_tokens, self.element_size)
 
     def flops_per_window(self, context_length: int, prediction_length: int, variates: int = 1) -> float:
         """Forward FLOPs of a window in training, with unembedding and head folded into one linear map.

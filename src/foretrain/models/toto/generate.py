@@ -10,7 +10,7 @@ updated from running sums. Rows of samples are sample-major: row s * R + r is sa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -27,6 +27,7 @@ from foretrain.models.toto.model import TotoNetwork
 from foretrain.models.toto.options import DEFAULT_SAMPLES, TotoOptions
 from foretrain.models.toto.scaler import CausalStatistics, Statistics
 from foretrain.nn.layout import RowLayout
+from foretrain.nn.pieces import pieces
 from foretrain.nn.quantiles import constant
 
 MAX_SAMPLE_BYTES = 2**30  # memory of the samples' caches and features; more samples are drawn in chunks
@@ -73,33 +74,40 @@ def forecast(
     num_samples: int | None = None,
     seed: int = 0,
     options: TotoOptions = DEFAULTS,
+    at_once: Mapping[str, int] | None = None,
 ) -> Forecast:
     """Return quantiles, mean and, if any are drawn, sample paths of the target rows (indices; None = all rows).
 
     See TotoOptions for when paths are drawn; num_samples None = DEFAULT_SAMPLES. keys (R,) int64 and seed determine
-    the draws.
+    the draws. at_once limits what is computed at a time (memory.py).
     """
-    levels = tuple(quantile_levels)
+    levels, at_once = tuple(quantile_levels), at_once or {}
     size = network.config.patch_size
 
     def of_targets(x: Tensor) -> Tensor:
         return x if targets is None else x[targets]
 
-    def closed_form(context: Context) -> tuple[StudentTMixture, Tensor, Tensor]:
+    def closed_form(context: Context) -> tuple[Tensor, Tensor]:
         loc, scale = (of_targets(x)[:, :prediction_length] for x in context.statistics)
-        return context.first.map(lambda x: of_targets(x)[:, :prediction_length]), loc, scale
+        mixtures = context.first.map(lambda x: of_targets(x)[:, :prediction_length])
+        parts = pieces(len(loc), 1, at_once.get("solved rows"))
+        quantiles = torch.cat([mixtures[part].quantiles(levels) for part in parts])
+        return quantiles * scale[..., None] + loc[..., None], mixtures.mean * scale + loc
 
     if num_samples is None and prediction_length <= size and options.closed_form:
-        mixtures, loc, scale = closed_form(prefill(network, prompt, use_cache=False))
-        quantiles = mixtures.quantiles(levels) * scale[..., None] + loc[..., None]
-        return Forecast(quantiles, levels, mean=mixtures.mean * scale + loc)
+        context = prefill(network, prompt, use_cache=False, at_once=at_once.get("tokens"))
+        quantiles, mean = closed_form(context)
+        return Forecast(quantiles, levels, mean=mean)
     count = num_samples or DEFAULT_SAMPLES
-    sampled = sample(network, prompt, prediction_length, num_samples=count, keys=keys, seed=seed, options=options)
+    sampled = sample(
+        network, prompt, prediction_length, num_samples=count, keys=keys, seed=seed, options=options, at_once=at_once
+    )
     paths = of_targets(sampled.paths)
-    quantiles = _empirical(paths, levels)
+    quantiles = torch.cat(
+        [_empirical(paths[part], levels) for part in pieces(len(paths), 1, at_once.get("sorted rows"))]
+    )
     if options.closed_form:
-        mixtures, loc, scale = closed_form(sampled.context)
-        quantiles[:, :size] = mixtures.quantiles(levels) * scale[..., None] + loc[..., None]
+        quantiles[:, :size] = closed_form(sampled.context)[0]
     return Forecast(quantiles, levels, samples=paths, mean=paths.mean(1))
 
 
@@ -114,7 +122,12 @@ def _empirical(paths: Tensor, levels: Sequence[float]) -> Tensor:
 
 
 def prefill(
-    network: TotoNetwork, prompt: TotoPrompt, options: TotoOptions = DEFAULTS, *, use_cache: bool = True
+    network: TotoNetwork,
+    prompt: TotoPrompt,
+    options: TotoOptions = DEFAULTS,
+    *,
+    use_cache: bool = True,
+    at_once: int | None = None,
 ) -> Context:
     """Run the network over a prompt; with use_cache fill KV caches for the patches that follow."""
     size, steps = network.config.patch_size, prompt.series.shape[1]
@@ -128,6 +141,7 @@ def prefill(
         caches=caches or None,
         recentre=options.reference_cache,
         newest_only=True,
+        at_once=at_once,
     )
     statistics = Statistics(*(x[:, -size:] for x in inputs.statistics))
     return Context(network.mixtures(hidden[:, -1]), statistics, inputs.running, inputs.empty, caches)
@@ -142,23 +156,27 @@ def sample(
     keys: Tensor,
     seed: int,
     options: TotoOptions = DEFAULTS,
+    at_once: Mapping[str, int] | None = None,
 ) -> Sampled:
     """Sample num_samples continuations of every row; the rows of a window are sampled jointly.
 
     keys: (R,) int64, one per row. A path depends on its window's values and keys, the seed and the sample index, and
     not on the batch, up to rounding.
     """
-    context, keys = prefill(network, prompt, options), keys.cpu()
+    limits = at_once or {}
+    context, keys = prefill(network, prompt, options, at_once=limits.get("tokens")), keys.cpu()
     patches = -(-prediction_length // network.config.patch_size)
     chunk = _samples_per_chunk(network, len(keys), patches)
+    chunk = min(chunk, limits.get("samples", chunk))
     head = network.mixture_head(len(keys) * num_samples * (patches - 1))
-    parts = [
-        _SampleDecoder(
-            network, prompt, context, range(start, min(start + chunk, num_samples)), keys, seed, options
-        ).run(patches, head)
-        for start in range(0, num_samples, chunk)
-    ]
-    return Sampled(torch.cat(parts, 1)[..., :prediction_length], context)
+    paths: Tensor | None = None
+    for start in range(0, num_samples, chunk):
+        samples = range(start, min(start + chunk, num_samples))
+        found = _SampleDecoder(network, prompt, context, samples, keys, seed, options).run(patches, head)
+        paths = found.new_empty(len(keys), num_samples, prediction_length) if paths is None else paths
+        paths[:, start : samples.stop] = found[..., :prediction_length]
+    assert paths is not None
+    return Sampled(paths, context)
 
 
 def _samples_per_chunk(network: TotoNetwork, rows: int, patches: int) -> int:

@@ -27,6 +27,25 @@ class GrowingKVCache:
         self.keys, self.values = key, value
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal)
 
+    def of_rows(self, part: slice, rows: int) -> _Rows:
+        """See layers.PrefillCache; the cache is empty before the first rows."""
+        return _Rows(self, part, rows)
+
+
+class _Rows:
+    """Some rows of a cache, which is allocated for all rows with the first of them."""
+
+    def __init__(self, whole: GrowingKVCache, part: slice, rows: int) -> None:
+        self.whole, self.part, self.rows = whole, part, rows
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        """See layers.KVCache."""
+        own, whole = GrowingKVCache(), self.whole
+        if whole.keys is None or whole.values is None:
+            whole.keys, whole.values = (x.new_empty(self.rows, *x.shape[1:]) for x in (key, value))
+        whole.keys[self.part], whole.values[self.part] = key, value
+        return own.attend(query, key, value, mask)
+
 
 class SharedContextCache:
     """KV cache of one layer for samples that share a context; rows are sample-major, one new patch per call."""

@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from foretrain.models.toto.config import TotoConfig
 from foretrain.models.toto.rotary import RotaryTables, rotate
 from foretrain.nn.layout import RowLayout
+from foretrain.nn.pieces import pieces
 
 EPS = 1e-8  # added to the mean square in the norms
 
@@ -31,6 +32,14 @@ class KVCache(Protocol):
         ...
 
 
+class PrefillCache(KVCache, Protocol):
+    """A KVCache that can be filled some rows at a time."""
+
+    def of_rows(self, part: slice, rows: int) -> KVCache:
+        """Return the cache of some of `rows` rows; what it appends is appended here."""
+        ...
+
+
 @dataclass(frozen=True)
 class AttentionContext:
     """Inputs of every layer besides the hidden states, built once per forward pass."""
@@ -39,6 +48,11 @@ class AttentionContext:
     rotary: RotaryTables  # of the input patches: (S, d), or (R, 1, S, d) if rows differ
     time_mask: Tensor | None = None  # broadcasts to (R, H, n, patches up to now), True = visible; None = causal
     caches: Sequence[KVCache] | None = None  # one per time-attention layer, in order
+
+    def of_rows(self, part: slice) -> AttentionContext:
+        """Return what time attention needs for some rows."""
+        rotary, mask = self.rotary.of_rows(part), self.time_mask
+        return replace(self, rotary=rotary, time_mask=mask if mask is None or mask.ndim < 4 else mask[part])
 
 
 class TotoRMSNorm(nn.Module):
@@ -139,6 +153,30 @@ class TransformerLayer(nn.Module):
             hidden = hidden + self.attention.over_time(normed, ctx, cache, newest)
         return hidden + F.dropout(self.mlp(self.norm2(hidden)), self.dropout, self.training)
 
+    def in_pieces(
+        self, hidden: Tensor, ctx: AttentionContext, at_once: int, cache: PrefillCache | None, newest: bool
+    ) -> Tensor:
+        """Like forward, at most about at_once tokens at a time; in eval mode without a gradient, and hidden is
+        overwritten.
+
+        Time attention and MLP compute rows apart, attention over variates positions.
+        """
+        count, length, width = hidden.shape
+        if self.over_variates:
+            hidden = hidden[:, -1:].clone() if newest else hidden
+            for part in pieces(hidden.shape[1], count, at_once):
+                hidden[:, part] = hidden[:, part] + self.attention.over_variates(self.norm1(hidden[:, part]), ctx)
+        else:
+            out = hidden.new_empty(count, 1, width) if newest else hidden
+            for part in pieces(count, length, at_once):
+                own = None if cache is None else cache.of_rows(part, count)
+                mixed = self.attention.over_time(self.norm1(hidden[part]), ctx.of_rows(part), own, newest)
+                out[part] = (hidden[part, -1:] if newest else hidden[part]) + mixed
+            hidden = out
+        for part in pieces(count, hidden.shape[1], at_once):
+            hidden[part] = hidden[part] + self.mlp(self.norm2(hidden[part]))
+        return hidden
+
 
 class Transformer(nn.Module):
     """The layers; no norm after the last one."""
@@ -148,11 +186,20 @@ class Transformer(nn.Module):
         self.layers = nn.ModuleList([TransformerLayer(config, over) for over in config.spacewise])
         self._over_variates = tuple(config.spacewise)
 
-    def forward(self, hidden: Tensor, ctx: AttentionContext, newest_only: bool = False) -> Tensor:
+    def forward(
+        self, hidden: Tensor, ctx: AttentionContext, newest_only: bool = False, at_once: int | None = None
+    ) -> Tensor:
         """hidden (R, S, D) -> (R, S, D); with newest_only (R, 1, D) of the last patch, which alone is computed from the
-        last time-attention layer on."""
+        last time-attention layer on.
+
+        at_once: tokens that a layer computes at a time, see in_pieces; caches are then PrefillCaches. None = all.
+        """
         caches = iter(ctx.caches) if ctx.caches is not None else None
         for i, layer in enumerate(self.layers):
             cache = None if caches is None or self._over_variates[i] else next(caches)
-            hidden = layer(hidden, ctx, cache, newest_only and all(self._over_variates[i + 1 :]))
+            newest = newest_only and all(self._over_variates[i + 1 :])
+            if at_once is None:
+                hidden = layer(hidden, ctx, cache, newest)
+            else:
+                hidden = layer.in_pieces(hidden, ctx, at_once, cast("PrefillCache | None", cache), newest)
         return hidden

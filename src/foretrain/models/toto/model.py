@@ -155,6 +155,7 @@ class TotoNetwork(Network):
         first: int = 0,
         recentre: bool = False,
         newest_only: bool = False,
+        at_once: int | None = None,
     ) -> Tensor:
         """Return hidden states (R, S, D) of scaled patches, with newest_only (R, 1, D) of the last one.
 
@@ -168,6 +169,8 @@ class TotoNetwork(Network):
             first: number of patches already cached.
             recentre: with caches, centre the decay of positions on the middle of all patches so far, as upstream does
                 in every call, so that keys of earlier calls are slightly off.
+            newest_only: see above.
+            at_once: tokens that a layer computes at a time, for a prefill without a gradient; None = all.
         """
         patches = scaled.to(self._dtype).unflatten(-1, (-1, self.config.patch_size))
         hidden = self.patch_embed(patches).to(patches.dtype)  # the residual stream keeps its dtype under autocast
@@ -190,7 +193,7 @@ class TotoNetwork(Network):
             self._mask(lead, start, new, device),
             caches,
         )
-        return self.transformer(hidden, ctx, newest_only)[:, -count:]
+        return self.transformer(hidden, ctx, newest_only, at_once)[:, -count:]
 
     def mixtures(self, hidden: Tensor) -> StudentTMixture:
         """Return mixtures (..., P, K) of the patches after hidden states (..., D), in scaled space."""

@@ -32,6 +32,12 @@ class RotaryTables(NamedTuple):
     query: RotaryFactors
     key: RotaryFactors
 
+    def of_rows(self, part: slice) -> RotaryTables:
+        """Return the tables of some rows; of tables that all rows share, the tables."""
+        if self.query.cos.ndim < 4:
+            return self
+        return RotaryTables(*(RotaryFactors(*(x[part] for x in factors)) for factors in self))
+
 
 def rotary_tables(positions: Tensor, dim: int, centre: float = 0.0) -> RotaryTables:
     """Return the tables at float positions (..., S) for heads of width `dim`; the decay is 1 at `centre`."""

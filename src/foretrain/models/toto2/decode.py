@@ -20,6 +20,7 @@ from foretrain.models.toto2.model import Toto2Network
 from foretrain.models.toto2.scaler import PrefixSums, Scaled, scale_patches
 from foretrain.models.types import ForecastOptions
 from foretrain.nn.layout import RowLayout
+from foretrain.nn.pieces import pieces
 
 MIN_OBSERVED = 8
 _MEDIAN = LEVELS.index(0.5)
@@ -91,16 +92,19 @@ class Toto2Prompt:
     wanted: Tensor | None = None  # (M,) rows to forecast; None = all
 
 
-def decode(network: Toto2Network, prompt: Toto2Prompt, options: Toto2Options) -> Tensor:
-    """Return float32 quantiles (M, N * P, Q) of the wanted rows in the units of the data, ascending over levels."""
-    return _BlockDecoder(network, prompt, options).run()
+def decode(network: Toto2Network, prompt: Toto2Prompt, options: Toto2Options, at_once: int | None = None) -> Tensor:
+    """Return float32 quantiles (M, N * P, Q) of the wanted rows in the units of the data, ascending over levels.
+
+    at_once: tokens that a layer computes at a time; None = all.
+    """
+    return _BlockDecoder(network, prompt, options, at_once).run()
 
 
 class _BlockDecoder:
     """Decodes one batch; lives for one call of decode."""
 
-    def __init__(self, network: Toto2Network, prompt: Toto2Prompt, options: Toto2Options) -> None:
-        self.network, self.prompt, self.options = network, prompt, options
+    def __init__(self, network: Toto2Network, prompt: Toto2Prompt, options: Toto2Options, at_once: int | None) -> None:
+        self.network, self.prompt, self.options, self.at_once = network, prompt, options, at_once
         self.size = network.config.patch_size
         self.values, self.observed = prompt.values, prompt.observed
         self.tokens = self.values.shape[1] // self.size
@@ -118,11 +122,11 @@ class _BlockDecoder:
         for first in range(context, self.tokens, self.block):
             end = min(first + self.block, self.tokens)
             last = end == self.tokens
-            quantiles, scaled = self.one_pass(start, first, end, sums, wanted if last else None)
+            rows = wanted if last else None
+            hidden, scaled = self.one_pass(start, first, end, sums, rows)
             if bounds is None:
                 bounds = self.bounds(scaled.scale[:, context - 1])
-            rows = wanted if last else None
-            values = self.unscaled(quantiles, scaled, bounds, rows)
+            values = self.quantiles(hidden, scaled, bounds, rows)
             outputs.append(values if last or wanted is None else values[wanted])
             if not last:
                 self.feed_back(values[..., _MEDIAN], first)
@@ -135,7 +139,7 @@ class _BlockDecoder:
     ) -> tuple[Tensor, Scaled]:
         """Run the tokens from start to end - 1 (the token of the last patch is not needed).
 
-        Returns the quantiles (rows, n, P, Q) of the patches from first to end, and the scaled patches of the pass.
+        Returns the hidden states (rows, n, D) that predict the patches from first to end, and the scaled patches.
         """
         network, prompt = self.network, self.prompt
         steps = slice(start * self.size, (end - 1) * self.size)
@@ -157,10 +161,18 @@ class _BlockDecoder:
             centre=(end if compat else self.tokens) // 2,
             over_variates=groups[:, : end - 1 - start] if compat and groups is not None else None,
         )
-        hidden = network.transformer(
-            network.embed(scaled.values, observed), ctx, caches=self.caches, keep=end - first, rows=rows
-        )
-        return network.output_head(hidden), scaled
+        hidden = network.embed_in_pieces(scaled.values, observed, self.at_once)
+        hidden = network.transformer(hidden, ctx, caches=self.caches, keep=end - first, rows=rows, at_once=self.at_once)
+        return hidden, scaled
+
+    def quantiles(self, hidden: Tensor, scaled: Scaled, bounds: tuple[Tensor, Tensor], rows: Tensor | None) -> Tensor:
+        """Return quantiles (rows, n * P, Q) of hidden states (rows, n, D), see unscaled."""
+        whole = torch.arange(len(hidden), device=hidden.device) if rows is None else rows
+        if self.at_once is None:
+            return self.unscaled(self.network.output_head(hidden), scaled, bounds, rows)
+        parts = pieces(len(hidden), hidden.shape[1], self.at_once)
+        head = self.network.output_head
+        return torch.cat([self.unscaled(head(hidden[part]), scaled, bounds, whole[part]) for part in parts])
 
     def unscaled(self, quantiles: Tensor, scaled: Scaled, bounds: tuple[Tensor, Tensor], rows: Tensor | None) -> Tensor:
         """Return quantiles (rows, n * P, Q) in the units of the data, in the wide type, sorted and finite in float32.

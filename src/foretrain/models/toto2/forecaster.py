@@ -19,10 +19,12 @@ from torch import Tensor
 
 from foretrain.data.windows import Windows
 from foretrain.models.base import Batch, Forecast, Forecaster, ForecastRequest, Loss, ParameterRole, TrainingPrediction
+from foretrain.models.memory import BatchSize, Phase
 from foretrain.models.release import ReleaseModel
 from foretrain.models.toto2 import inputs
 from foretrain.models.toto2.config import LEVELS, Toto2Config, Toto2ModelConfig
 from foretrain.models.toto2.decode import MIN_OBSERVED, Toto2Options, Toto2Prompt, decode
+from foretrain.models.toto2.memory import phases
 from foretrain.models.toto2.model import Toto2Network, pinball
 from foretrain.models.toto2.scaler import SMALLEST, PrefixSums, fill_gaps
 from foretrain.nn.layout import RowLayout
@@ -179,8 +181,14 @@ class Toto2(ReleaseModel, Forecaster):
         """
         options, horizon, levels = request.options_of(Toto2Options), request.prediction_length, request.quantile_levels
         warn_outside_trained(_log, levels, LEVELS)
-        quantiles = decode(self.network, self.prompt(batch, horizon, options), options)
+        size = BatchSize.of(RowLayout.from_tensors(batch), batch["context"])
+        tokens = self.at_once(size, request).get("tokens")
+        quantiles = decode(self.network, self.prompt(batch, horizon, options), options, tokens)
         return Forecast(interpolate_levels(quantiles[:, :horizon], LEVELS, levels), tuple(levels))
+
+    def memory_phases(self, size: BatchSize, request: ForecastRequest) -> tuple[Phase, ...]:
+        """See Forecaster."""
+        return phases(self.config, size, request, self.usual_tokens, self.element_size)
 
     def prompt(self, batch: Batch, prediction_length: int, options: Toto2Options) -> Toto2Prompt:
         """Return the input of a forecast of this batch."""

@@ -11,7 +11,7 @@ weight's gradient by the root of the number of tokens, so the parts of a batch w
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from foretrain.models.toto2.config import Toto2Config
 from foretrain.models.toto2.rotary import RotaryTables, rotate
 from foretrain.nn.layout import RowLayout
+from foretrain.nn.pieces import pieces
 from foretrain.nn.unused import attach
 
 # Factor that gives silu(x), x ~ N(0, 1), unit scale: a weighted geometric mean of those for forward and backward.
@@ -33,14 +34,37 @@ class KVCache:
         self.tokens = tokens
         self._stored: list[Tensor] = []
 
-    def update(self, start: int, keys: Tensor, values: Tensor) -> list[Tensor]:
-        """Store keys and values (R, G, n, d) at positions start to start + n; return all up to start + n."""
+    def update(
+        self, start: int, keys: Tensor, values: Tensor, part: slice = slice(None), rows: int | None = None
+    ) -> list[Tensor]:
+        """Store keys and values (R, G, n, d) at positions start to start + n; return all up to start + n.
+
+        part: rows of the cache that these are, of `rows` rows in all; None = all of them.
+        """
         if not self._stored:
-            self._stored = [x.new_empty(*x.shape[:2], self.tokens, x.shape[3]) for x in (keys, values)]
+            count = len(keys) if rows is None else rows
+            self._stored = [x.new_empty(count, x.shape[1], self.tokens, x.shape[3]) for x in (keys, values)]
         end = start + keys.shape[2]
         for stored, new in zip(self._stored, (keys, values), strict=True):
-            stored[:, :, start:end] = new
-        return [stored[:, :, :end] for stored in self._stored]
+            stored[part, :, start:end] = new
+        return [stored[part, :, :end] for stored in self._stored]
+
+    def of_rows(self, part: slice, rows: int) -> RowsOfCache:
+        """Return the cache of some of `rows` rows; what it stores is stored here."""
+        return RowsOfCache(self, part, rows)
+
+
+@dataclass(frozen=True)
+class RowsOfCache:
+    """Some rows of a KVCache."""
+
+    whole: KVCache
+    part: slice
+    rows: int
+
+    def update(self, start: int, keys: Tensor, values: Tensor) -> list[Tensor]:
+        """See KVCache."""
+        return self.whole.update(start, keys, values, self.part, self.rows)
 
 
 @dataclass(frozen=True)
@@ -53,6 +77,15 @@ class AttentionContext:
     causal: bool = True  # causal mask, used if time_mask is None
     time_mask: Tensor | None = None  # (R, 1, S, start + S) bool, True = visible
     variate_masks: tuple[Tensor | None, ...] = ()  # for each window size (W, S, 1, V, V) bool
+
+    def of_rows(self, part: slice) -> AttentionContext:
+        """Return what time attention needs for some rows."""
+        mask = self.time_mask
+        return replace(self, time_mask=mask if mask is None or len(mask) == 1 else mask[part])
+
+    def of_positions(self, part: slice) -> AttentionContext:
+        """Return what attention over variates needs at some tokens."""
+        return replace(self, variate_masks=tuple(None if m is None else m[:, part] for m in self.variate_masks))
 
 
 class Norm(nn.Module):
@@ -122,14 +155,16 @@ class Attention(nn.Module):
         self.score_scale = (1.0 if c.qk_norm else self.inner**2) / c.qk_dim
 
     def forward(
-        self, x: Tensor, ctx: AttentionContext, cache: KVCache | None = None, keep: int | None = None
+        self, x: Tensor, ctx: AttentionContext, cache: KVCache | RowsOfCache | None = None, keep: int | None = None
     ) -> Tensor:
         """x (R, S, D) -> (R, S, D), or (R, n, D) of the last keep = n tokens (with all S keys). The caller applies the
         constant of out_proj."""
         mixed = self._over_variates(x, ctx, keep) if self.over_variates else self._over_time(x, ctx, cache, keep)
         return self.out_proj(mixed)
 
-    def _over_time(self, x: Tensor, ctx: AttentionContext, cache: KVCache | None, keep: int | None) -> Tensor:
+    def _over_time(
+        self, x: Tensor, ctx: AttentionContext, cache: KVCache | RowsOfCache | None, keep: int | None
+    ) -> Tensor:
         q, k, v = self._split(self.in_proj(x))
         mask, causal, table = ctx.time_mask, ctx.causal, ctx.rotary.query
         if keep is not None and keep < q.shape[-2]:
@@ -241,12 +276,39 @@ class TransformerLayer(nn.Module):
         self.register_buffer("mlp_tau", torch.tensor(taus[1]))
 
     def forward(
-        self, hidden: Tensor, ctx: AttentionContext, cache: KVCache | None = None, keep: int | None = None
+        self, hidden: Tensor, ctx: AttentionContext, cache: KVCache | RowsOfCache | None = None, keep: int | None = None
     ) -> Tensor:
         """hidden (R, S, D) -> (R, S, D), or (R, n, D) of the last keep = n tokens only."""
         branch = self.attn(self.norm1(hidden), ctx, cache, keep)
         hidden = _add_residual(hidden if keep is None else hidden[:, -keep:], branch, self.attn_constant, self.attn_tau)
         return _add_residual(hidden, self.ffn(self.norm2(hidden)), self.mlp_constant, self.mlp_tau)
+
+    def in_pieces(
+        self, hidden: Tensor, ctx: AttentionContext, at_once: int, cache: KVCache | None = None, keep: int | None = None
+    ) -> Tensor:
+        """Like forward, at most about at_once tokens at a time; without a gradient, and hidden is overwritten.
+
+        Time attention and feed forward compute rows apart, attention over variates tokens.
+        """
+        count, length, width = hidden.shape
+        kept = length if keep is None else min(keep, length)
+        if self.attn.over_variates:
+            hidden = hidden if kept == length else hidden[:, -kept:].clone()
+            ctx = ctx.of_positions(slice(length - kept, length))
+            for part in pieces(kept, count, at_once):
+                branch = self.attn(self.norm1(hidden[:, part]), ctx.of_positions(part))
+                hidden[:, part] = _add_residual(hidden[:, part], branch, self.attn_constant, self.attn_tau)
+        else:
+            out = hidden if kept == length else hidden.new_empty(count, kept, width)
+            for part in pieces(count, length, at_once):
+                own = None if cache is None else cache.of_rows(part, count)
+                branch = self.attn(self.norm1(hidden[part]), ctx.of_rows(part), own, keep)
+                out[part] = _add_residual(hidden[part, -kept:], branch, self.attn_constant, self.attn_tau)
+            hidden = out
+        for part in pieces(count, kept, at_once):
+            branch = self.ffn(self.norm2(hidden[part]))
+            hidden[part] = _add_residual(hidden[part], branch, self.mlp_constant, self.mlp_tau)
+        return hidden
 
 
 def residual_tau(config: Toto2Config, index: int) -> float:

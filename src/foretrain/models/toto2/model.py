@@ -20,6 +20,7 @@ from foretrain.models.toto2.rotary import rotary_tables
 from foretrain.models.toto2.scaler import Scaled, scale_patches
 from foretrain.models.types import Loss
 from foretrain.nn.layout import RowLayout
+from foretrain.nn.pieces import pieces
 from foretrain.nn.quantiles import constant
 
 
@@ -47,11 +48,19 @@ class Transformer(nn.Module):
         caches: Sequence[KVCache] | None = None,
         keep: int | None = None,
         rows: Tensor | None = None,
+        at_once: int | None = None,
     ) -> Tensor:
-        """hidden (R, S, D) -> (R, S, D); with keep = n only of the last n tokens, with rows only of those rows."""
+        """hidden (R, S, D) -> (R, S, D); with keep = n only of the last n tokens, with rows only of those rows.
+
+        at_once: tokens that a layer computes at a time, see in_pieces; None = all.
+        """
         last = len(self.layers) - 1
         for index, layer in enumerate(self.layers):
-            hidden = layer(hidden, ctx, caches[index] if caches else None, keep if index == last else None)
+            cache, kept = caches[index] if caches else None, keep if index == last else None
+            if at_once is None:
+                hidden = layer(hidden, ctx, cache, kept)
+            else:
+                hidden = layer.in_pieces(hidden, ctx, at_once, cache, kept)
         return self.out_norm(hidden if rows is None else hidden[rows])
 
 
@@ -142,6 +151,16 @@ class Toto2Network(Network):
         missing = ~observed.reshape(values.shape)
         hidden = self.patch_proj(torch.cat((values.to(dtype), missing.to(dtype)), dim=-1))
         return hidden.to(dtype)  # the residual stream keeps its dtype under autocast
+
+    def embed_in_pieces(self, values: Tensor, observed: Tensor, at_once: int | None) -> Tensor:
+        """Return embed's result, about at_once tokens at a time; None = all."""
+        if at_once is None:
+            return self.embed(values, observed)
+        rows, tokens, _ = values.shape
+        out = values.new_empty(rows, tokens, self.config.d_model, dtype=next(self.buffers()).dtype)
+        for part in pieces(rows, tokens, at_once):
+            out[part] = self.embed(values[part], observed[part])
+        return out
 
     def attention_context(
         self,
