@@ -2,6 +2,8 @@
 
     python -m benchmarks.chunked [--max-memory 2GB] [--only TEXT] [--json FILE]
 
+Kronos reads items of candles in place of 100 variates, which it has none of.
+
 Each case runs in a process of its own, whose model has random weights: first a forecast of a few steps, so that imports
 are not counted, then the forecast. Memory is the peak of resident memory during the forecast less what was resident
 before it (VmHWM, which Linux resets on request). Quantiles of both sides are compared: "difference" is the largest one
@@ -26,17 +28,20 @@ import numpy as np  # isort: skip  (after the harness, which sets the threads)
 
 CONTEXT, HORIZON, VARIATES = 8192, 720, 100
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # section of the model, arguments of the forecast
+    "toto2 22m": ({"family": "toto2", "preset": "22m"}, {}),
     "chronos2 small": ({"family": "chronos2", "preset": "small"}, {}),
+    "toto d512, 32 paths": (
+        {"family": "toto", "embed_dim": 512, "num_layers": 6, "num_heads": 8, "mlp_hidden_dim": 2048,
+         "spacewise_every_n_layers": 6}, {"num_samples": 32},
+    ),
+    "linear": ({"family": "linear"}, {}),
+    "kronos mini, 6 items, 10 paths": (
+        {"family": "kronos", "preset": "mini", "max_context": 8192},
+        {"mode": "rolling", "num_samples": 10, "items": 6},
+    ),
+    "toto2 22m, blocks of 256 steps": ({"family": "toto2", "preset": "22m"}, {"decode_block_size": 256}),
     "chronos2 small, rounds of 256 steps": ({"family": "chronos2", "preset": "small"}, {"max_output_patches": 16}),
     "chronos2 small, bfloat16": ({"family": "chronos2", "preset": "small"}, {"dtype": "bfloat16"}),
-    "toto d512, 128 paths": (
-        {"family": "toto", "embed_dim": 512, "num_layers": 6, "num_heads": 8, "mlp_hidden_dim": 2048,
-         "spacewise_every_n_layers": 6}, {},
-    ),
-    "toto2 22m": ({"family": "toto2", "preset": "22m"}, {}),
-    "toto2 22m, blocks of 256 steps": ({"family": "toto2", "preset": "22m"}, {"decode_block_size": 256}),
-    "linear": ({"family": "linear"}, {}),
-    "kronos mini, 100 items": ({"family": "kronos", "preset": "mini", "max_context": 8192}, {"mode": "rolling"}),
 }  # fmt: skip
 
 
@@ -79,7 +84,7 @@ def resident(name: str) -> int:
     return int(next(line for line in lines if line.startswith(name)).split()[1]) * 1024
 
 
-def measured(case: str, bound: str | None, items: int | None, out: Path) -> dict[str, float]:
+def measured(case: str, bound: str | None, out: Path) -> dict[str, float]:
     """Forecast in this process; write the quantiles and return seconds and bytes."""
     import torch
 
@@ -91,7 +96,7 @@ def measured(case: str, bound: str | None, items: int | None, out: Path) -> dict
     with tempfile.TemporaryDirectory() as folder:
         model = model_of(section, Path(folder))
     predictor = Predictor(model.to(dtype=DTYPES[arguments.pop("dtype", "float32")]))
-    inputs = inputs_of(section["family"])[:items]
+    inputs = inputs_of(section["family"])[: arguments.pop("items", None)]
     few = [x[:2, -256:] if isinstance(x, np.ndarray) else x for x in inputs[:1]]
     if section["family"] != "kronos":
         predictor.forecast(few, 8, **arguments)
@@ -110,13 +115,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--max-memory", default="2GB")
     parser.add_argument("--only", default="")
-    parser.add_argument("--items", type=int)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one:
         case, bound, out = given.one
-        print(json.dumps(measured(case, None if bound == "none" else bound, given.items, Path(out))))
+        print(json.dumps(measured(case, None if bound == "none" else bound, Path(out))))
         return
     results = []
     for case in (case for case in CASES if given.only in case):
@@ -125,7 +129,6 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 out = Path(folder) / "quantiles.npy"
                 command = [sys.executable, "-m", "benchmarks.chunked", "--one", case, bound, str(out)]
-                command += [] if given.items is None else ["--items", str(given.items)]
                 done = subprocess.run(command, capture_output=True, text=True, check=False)
                 if done.returncode:
                     raise SystemExit(f"{case}, {bound}: {done.stderr[-2000:]}")
@@ -149,8 +152,8 @@ def main() -> None:
         print(f"{case}: {ours['bytes'] / 1e9:.2f} GB in {ours['seconds']:.0f} s within {given.max_memory}; "
               f"{other['bytes'] / 1e9:.2f} GB in {other['seconds']:.0f} s without; "
               f"difference {line['difference']:.1e}", flush=True)  # fmt: skip
-    if given.json:
-        given.json.write_text(json.dumps(results, indent=1) + "\n")
+        if given.json:
+            given.json.write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -99,7 +99,7 @@ class ForecastRequest(Section):
         context_length: newest steps to use, clipped to the model's limit; None = as many as the model can read.
         batch_size: rows (variates and covariates) per forward pass.
         max_memory: bytes that the forecast may take besides the model and the data, or text such as "2GB"; batches and
-            parts of them are then computed in pieces. None = no bound. See docs/forecasting.md.
+            parts of them are then computed in pieces. None = no bound. docs/evaluation.md says what counts.
         num_samples: number of sample paths, for families that draw them; None = the family's default.
         seed: seed of the sample paths.
         rescale: multiply rows whose moves a constant of the model would hide by a power of two, taken from their
