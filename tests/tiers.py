@@ -49,6 +49,8 @@ SLOW = (
     "tests/evaluation/test_losses.py",
     "tests/evaluation/test_report.py",
     "tests/forecasting/test_finish.py",
+    "tests/forecasting/test_memory.py",
+    "tests/models/test_memory.py",
     "tests/evaluation/test_significance.py",
     "tests/suites/test_scoring.py",
     "tests/evaluation/test_season_rows.py",

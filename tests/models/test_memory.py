@@ -86,7 +86,8 @@ SECTIONS = {
     "toto2": {"patch_size": 8, "d_model": 32, "num_heads": 4, "num_layers": 3, "d_ff": 64, "layer_group_size": 3,
               "random_init": True},
 }  # fmt: skip
-LARGE = [(name, options) for name, options in CASES if name not in ("kronos", "linear") and "nested" not in options]
+_SAME = ("nested", "exact_first_patch")  # options whose passes are those of another case
+LARGE = [(name, options) for name, options in CASES if name in SECTIONS and not options.keys() & set(_SAME)]
 
 
 @pytest.mark.parametrize(("name", "options"), LARGE, ids=[f"{name} {options or ''}".strip() for name, options in LARGE])

@@ -110,6 +110,7 @@ def forecast(
     prepare(threads)
     from foretrain.cli.forecast_file import forecast_file
     from foretrain.forecasting.request import FrameRequest
+    from foretrain.models.memory import memory_bytes
     from foretrain.models.request import DECILES
 
     named, data = model_and_data(items, model)
@@ -118,7 +119,7 @@ def forecast(
         quantile_levels=level_list(quantile_levels) or DECILES,
         context_length=context_length,
         batch_size=batch_size,
-        max_memory=max_memory,
+        max_memory=memory_bytes(max_memory),
         num_samples=num_samples,
         seed=seed,
         rescale=rescale,

@@ -25,6 +25,7 @@ from foretrain.evaluation.statistical import check_names, replaced_notes, statis
 from foretrain.forecasting.batching import forecast_paths
 from foretrain.forecasting.scaling import SCALE_CODES
 from foretrain.models.base import Forecaster, ForecastOptions, ForecastRequest
+from foretrain.models.memory import memory_bytes
 from foretrain.models.output import RAW, OutputSettings
 from foretrain.models.request import DECILES
 from foretrain.notes import Tally, once, sum_tallies
@@ -252,7 +253,7 @@ class Backtest:
             quantile_levels=self.levels,
             context_length=context_length or self.panel.context_length,
             batch_size=self.batch_size,
-            max_memory=max_memory,
+            max_memory=memory_bytes(max_memory),
             num_samples=num_samples,
             seed=seed,
             rescale=rescale,

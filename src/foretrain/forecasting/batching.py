@@ -94,7 +94,7 @@ def forecast_paths(
     batches = plan(windows, rows, longest, model.bucket_length, together, limit)
     if bound is not None:
         bound.check(model, [(batch.size, _named(windows, batch)) for batch in batches], request)
-        request = request.changed(max_memory=bound.of_batch)
+        request = request.changed(max_memory=max(bound.of_batch, 1))
     collected = Collected(windows, request, keep_samples, progress)
 
     rescale = model.rescales if request.rescale is None else request.rescale
@@ -290,8 +290,9 @@ def _run(batches: list[BatchPlan], launch: Callable[[IntArray], Launched], toget
 def _halves(batch: BatchPlan) -> list[BatchPlan]:
     middle = len(batch.windows) // 2
     rows = batch.rows * middle // len(batch.windows)
-    sizes = (batch.size._replace(rows=batch.rows - rows), batch.size._replace(rows=rows))
-    return [BatchPlan(batch.windows[middle:], sizes[0]), BatchPlan(batch.windows[:middle], sizes[1])]
+    later = batch.size._replace(rows=batch.rows - rows, windows=len(batch.windows) - middle)
+    first = batch.size._replace(rows=rows, windows=middle)
+    return [BatchPlan(batch.windows[middle:], later), BatchPlan(batch.windows[:middle], first)]
 
 
 def _send(batch: Batch, device: torch.device) -> Batch:

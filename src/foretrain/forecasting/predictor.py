@@ -41,6 +41,7 @@ from foretrain.forecasting.tables import check_names, tables_of
 from foretrain.models import family, resolved
 from foretrain.models.base import Embeds, Forecaster, ForecastRequest, Streams, Trainable, move
 from foretrain.models.hub import resolve
+from foretrain.models.memory import memory_bytes
 from foretrain.models.output import OutputSettings, recorded_output
 from foretrain.models.request import DECILES
 from foretrain.notes import Code, told, warn
@@ -182,7 +183,7 @@ class Predictor:
             prediction_length=prediction_length,
             quantile_levels=quantile_levels,
             batch_size=batch_size,
-            max_memory=max_memory,
+            max_memory=memory_bytes(max_memory),
             context_length=context_length,
             num_samples=num_samples,
             seed=seed,
@@ -218,7 +219,7 @@ class Predictor:
             prediction_length=prediction_length,
             quantile_levels=(0.5,),
             batch_size=batch_size,
-            max_memory=max_memory,
+            max_memory=memory_bytes(max_memory),
             context_length=context_length,
             num_samples=num_samples,
             seed=seed,
@@ -334,7 +335,7 @@ class Predictor:
             quantile_levels=quantile_levels,
             context_length=context_length,
             batch_size=batch_size,
-            max_memory=max_memory,
+            max_memory=memory_bytes(max_memory),
             num_samples=num_samples,
             seed=seed,
             rescale=rescale,

@@ -101,7 +101,7 @@ def memory_bytes(value: Any) -> int | None:
         return None
     if isinstance(value, str):
         return memory_size(value)
-    if isinstance(value, Integral) and not isinstance(value, bool) and 1 <= value <= _LARGEST:
+    if isinstance(value, Integral) and not isinstance(value, bool) and 1 <= int(value) <= _LARGEST:
         return int(value)
     raise ConfigError(f"max_memory is {value!r}; give bytes as a whole number of at least 1, or text such as '2GB'.")
 

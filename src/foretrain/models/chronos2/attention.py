@@ -261,7 +261,7 @@ class Block(nn.Module):
 
         Time attention and feed forward compute rows apart, group attention positions.
         """
-        time, group, feed_forward = self.layer
+        time, group, feed_forward = self.layer[0], self.layer[1], self.layer[2]
         count, length, width = hidden.shape
         out = hidden if keep is None else hidden.new_empty(count, keep, width)
         for part in pieces(count, length, at_once):
@@ -307,9 +307,11 @@ class Encoder(nn.Module):
         hidden = drop(hidden, self.dropout, self.training)
         *inner, last = self.block
         if at_once is not None:
-            for block in inner:
-                hidden = block.in_pieces(hidden, ctx, at_once)
-            return self.final_layer_norm(last.in_pieces(hidden, ctx, at_once, keep, rows))
+            for block in self.block:
+                assert isinstance(block, Block)
+                only = (keep, rows) if block is last else (None, None)
+                hidden = block.in_pieces(hidden, ctx, at_once, *only)
+            return self.final_layer_norm(hidden)
         for block in inner:
             hidden = block(hidden, ctx)
         hidden = last(hidden, ctx, keep, rows)

@@ -213,7 +213,7 @@ class Toto(ReleaseModel, Forecaster):
             at_once=at_once,
         )
 
-    def memory_phases(self, size: BatchSize, request: ForecastRequest) -> tuple[Phase, ...]:
+    def memory_phases(self, size: BatchSize, request: ForecastRequest) -> list[Phase]:
         """See Forecaster."""
         return phases(self.network, size, request, self.usual_tokens, self.element_size)
 

@@ -201,5 +201,6 @@ class Transformer(nn.Module):
             if at_once is None:
                 hidden = layer(hidden, ctx, cache, newest)
             else:
+                assert isinstance(layer, TransformerLayer)
                 hidden = layer.in_pieces(hidden, ctx, at_once, cast("PrefillCache | None", cache), newest)
         return hidden

@@ -60,6 +60,7 @@ class Transformer(nn.Module):
             if at_once is None:
                 hidden = layer(hidden, ctx, cache, kept)
             else:
+                assert isinstance(layer, TransformerLayer)
                 hidden = layer.in_pieces(hidden, ctx, at_once, cache, kept)
         return self.out_norm(hidden if rows is None else hidden[rows])
 
