@@ -19,6 +19,7 @@ def test_the_schema_names_every_key():
         "quantile_levels",
         "context_length",
         "batch_size",
+        "max_memory",
         "num_samples",
         "seed",
         "rescale",
