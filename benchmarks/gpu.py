@@ -10,6 +10,7 @@ autocast over float32 weights, no activation checkpointing, and series that a ge
 - eager, compiled: `train_run` for some time; medians of the log's lines without their first third
 - profile: three eager steps under torch.profiler, which slows the CPU's part; the kernels that took most of the time,
   and the time without any kernel
+- offload: peak memory and time of a step with the optimizer's state on the GPU and with training.offload_optimizer
 - saves: how long training waits for a checkpoint of 1.4 GB, at once and in the background (benchmarks.checkpoints)
 
 MFU = step FLOPs of a window x windows a second / peak. Step FLOPs are Trainable.step_flops, what both passes need
@@ -47,6 +48,8 @@ from foretrain.run.train import train_run
 from foretrain.training.journal import read_journal
 from foretrain.training.micro_batch import find
 from foretrain.training.monitor import peak_flops
+from foretrain.training.offload import on_device
+from foretrain.training.optimizer import build_optimizer, state_size
 
 ROOT = Path(__file__).parents[1]
 STEP = 4096  # windows of a step, of which auto takes what fits
@@ -62,7 +65,7 @@ ALWAYS = ["training.checkpoint_every=null", "training.checkpoint_minutes=null", 
           "training.best_metric=loss"]  # fmt: skip
 # of all minutes, and the seconds that a stage needs at least
 SHARES = {"tests": (0.35, 20), "auto": (0.05, 10), "eager": (0.12, 20), "compiled": (0.28, 60), "profile": (0.08, 10),
-          "saves": (0.12, 20)}  # fmt: skip
+          "offload": (0.05, 10), "saves": (0.12, 20)}  # fmt: skip
 LARGEST = 3  # losses of the profile that are named
 
 
@@ -194,6 +197,41 @@ def losses(averages: Any, wall: float, *, cuda: bool) -> list[dict[str, Any]]:
     return [{**entry, "share": entry["seconds"] / wall} for entry in found]
 
 
+def offload(at: Measuring, seconds: float) -> dict[str, Any]:
+    """Step one model in turns by an optimizer with state on the device and by one with state on the host.
+
+    Peaks are taken before, of each optimizer alone. On a CPU both places are the host.
+    """
+    config = at.config("offload")
+    windows, model = min(at.micro_batch, 64), at.model(config)
+    optimizers = {apart: build_optimizer(model, config.optimizer, apart) for apart in (False, True)}
+    steps = {apart: _stepper(at, config, model, own, windows) for apart, own in optimizers.items()}
+    cuda, peaks, turns = at.device.type == "cuda", dict[str, int | None](), dict[bool, list[float]]()
+    names = {False: "device", True: "host"}
+    for apart, step in steps.items():
+        if cuda:
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(at.device)
+        step()
+        step()
+        peaks[names[apart]] = torch.cuda.max_memory_allocated(at.device) if cuda else None
+        optimizers[apart].state.clear()
+    for _ in range(3):
+        for apart, step in steps.items():
+            step()  # makes its state, the first time
+            turns.setdefault(apart, []).append(1 / checkpoints.rate(step, 0.01 if at.smoke else seconds / 8))
+    middle = {apart: statistics.median(taken) for apart, taken in turns.items()}
+    state = 4 * state_size(model, config.optimizer)
+    return {
+        "windows_a_step": windows,
+        "state_bytes": state,
+        "on_device_at_once_bytes": on_device(state, model),
+        "peak_bytes": peaks,
+        "step_s": {names[apart]: taken for apart, taken in middle.items()},
+        "step_ratio": middle[True] / middle[False],
+    }
+
+
 def saves(at: Measuring, seconds: float) -> dict[str, Any]:
     """Measure how long training waits for checkpoints."""
     config = at.config("saves")
@@ -233,7 +271,8 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-STAGES = {"tests": tests, "auto": auto, "eager": eager, "compiled": compiled, "profile": profile, "saves": saves}
+STAGES = {"tests": tests, "auto": auto, "eager": eager, "compiled": compiled, "profile": profile, "offload": offload,
+          "saves": saves}  # fmt: skip
 
 
 def measure(at: Measuring, chosen: list[str], say: Callable[[dict[str, Any]], None]) -> dict[str, Any]:

@@ -15,13 +15,14 @@ def test_a_smoke_run_writes_every_figure_of_every_stage(tmp_path, capsys):
     found = json.loads((tmp_path / "gpu.json").read_text())
     assert found["device"] and found["torch"] == torch.__version__ and found["peak_flops"] > 0
     stages = found["stages"]
-    assert list(stages) == ["auto", "eager", "compiled", "profile", "saves"]
+    assert list(stages) == ["auto", "eager", "compiled", "profile", "offload", "saves"]
     assert stages["auto"]["micro_batch_size"] == stages["eager"]["windows_a_step"] == 8
     assert 0 < stages["eager"]["mfu"] < 1 and stages["eager"]["series_per_s"] > 0
     assert 0 <= stages["eager"]["loader_wait_share"] < 1 and stages["eager"]["peak_memory_gb"] > 0
     assert "left_out" in stages["compiled"]
     largest = stages["profile"]["largest"]
     assert len(largest) == 3 and [e["share"] for e in largest] == sorted((e["share"] for e in largest), reverse=True)
+    assert stages["offload"]["step_ratio"] > 0 and stages["offload"]["state_bytes"] > 0
     assert stages["saves"]["blocked_in_background_first_s"] > 0 and stages["saves"]["bytes"] > 0
     assert "eager: {" in capsys.readouterr().out
 

@@ -123,6 +123,7 @@ SLOW = (
     "tests/training/test_micro_batch.py",
     "tests/training/test_monitor.py",
     "tests/training/test_nonfinite.py",
+    "tests/training/test_offload.py",
     "tests/training/test_optimizer.py",
     "tests/training/test_optimizer_state.py",
     "tests/training/test_precision.py",

@@ -363,11 +363,12 @@ def test_features_of_the_folders_are_covariates_if_every_folder_has_them(tmp_pat
         ("full_shard auto_wrap", "carried", {"parallel": "fsdp"}),
         (["shard_grad_op"], "carried", {"parallel": "fsdp", "reshard_after_forward": False}),
         ("hybrid_shard", "carried", {"parallel": "hsdp"}),
-        ("full_shard offload", "dropped", {}),
+        ("full_shard offload", "carried", {"parallel": "fsdp", "offload_optimizer": True}),
+        ("full_shard hybrid_shard", "dropped", {}),
     ],
 )
 def test_what_splits_the_model_there_splits_it_here(asked, verdict, training):
     found = translated(fsdp=asked)
     assert verdicts(found)["fsdp"] == verdict
-    keys = ("parallel", "reshard_after_forward")
+    keys = ("parallel", "reshard_after_forward", "offload_optimizer")
     assert {key: found.tree["training"][key] for key in keys if key in found.tree["training"]} == training

@@ -59,6 +59,29 @@ def test_a_dry_run_counts_the_copy_of_the_state_that_is_written_in_the_backgroun
     assert "checkpoint_in_background: false needs no copy" in "\n".join(describe_run(background, World()))
 
 
+def test_a_dry_run_counts_state_in_the_hosts_memory_and_not_on_the_device(tmp_path: Path, monkeypatch):
+    apart = tiny(tmp_path / "run", "training.offload_optimizer=true", "training.ema_decay=0.9")
+    text = "\n".join(describe_run(apart, World()))
+    assert "training.offload_optimizer has no effect on cpu" in text and "offload_optimizer: " not in text
+    whole = memory_of(apart, model := build_model(apart), World())
+    monkeypatch.setattr("foretrain.training.offload.APART", {"cpu"})
+    monkeypatch.setattr("foretrain.training.offload.PART", 1024)
+    for size, settings in ((1, []), (4, ["training.parallel=fsdp"])):
+        config = tiny(tmp_path / "run", "training.offload_optimizer=true", "training.ema_decay=0.9", *settings)
+        memory = memory_of(config, model, World(size=size))
+        assert memory.host == pytest.approx(2 * whole.weights / size, abs=1)
+        assert memory.optimizer == pytest.approx(whole.weights / size, abs=1)  # the average
+        assert 0 < memory.visiting < memory.host
+        assert memory.checkpoint(model) == pytest.approx(whole.checkpoint(model) / size, abs=4)
+        text = "\n".join(describe_run(config, World(size=size)))
+        held, visiting = (f"{count / 1024:.1f} KiB" for count in (memory.host, memory.visiting))
+        assert f" + parts of its state on the host {visiting}" in text
+        assert f"offload_optimizer: {held} of the host's memory" in text
+        assert ("optimizer state, " in text) == (size > 1)
+    monkeypatch.setattr("foretrain.run.estimate.device_memory", lambda device: 1000)
+    assert "or training.offload_optimizer: true" in "\n".join(describe_run(tiny(tmp_path / "run"), World()))
+
+
 def test_activations_of_a_large_micro_batch_are_counted_by_four_of_its_windows(tmp_path: Path, monkeypatch):
     config = tiny(tmp_path / "run")
     model, sizes = build_model(config).to("meta"), [Size(1, 7, 32, 4, 3)]

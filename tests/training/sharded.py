@@ -26,6 +26,8 @@ from torch.distributed.tensor import DTensor
 
 from foretrain.distributed.world import World, local
 from foretrain.models.base import Batch, ParameterRole, TrainingPrediction
+from foretrain.training import offload
+from foretrain.training.offload import OffloadedOptimizer
 from foretrain.training.optimizer import OptimizerConfig
 from foretrain.training.step import Updater
 from foretrain.training.trainer import ValidationResult
@@ -114,6 +116,21 @@ def in_parts(out: Path, world: World, layout: str) -> None:
         for steps in (4, STEPS):
             keywords["model"] = variants()[name]["model"]
             Kit.trainer(out / "parts" / name, world=world, **keywords, max_steps=steps, resume="auto").fit()
+
+
+def offloaded(out: Path, world: World) -> None:
+    """Run variants in parts that keep the optimizer's state in the host's memory in turns, as if a CPU's were another.
+
+    Beside in_parts' whole runs of fsdp 2, and the run "lion".
+    """
+    with mock.patch.multiple(offload, APART={"cpu"}, PART=128):
+        for name in ("adamw", "muon", "lion"):
+            for steps, on in ((3, True), (6, False), (STEPS, True)):
+                keywords = ({"lion": {**TOY, "optimizer": LION}} | variants())[name]
+                keywords |= {**FSDP, "offload_optimizer": on, "max_steps": steps}
+                run = Kit.trainer(out / "apart" / name, world=world, **keywords, resume="auto")
+                run.fit()
+                assert isinstance(run.optimizer, OffloadedOptimizer) == on
 
 
 def validated_run(folder: Path, world: World, gate: bool, **training: Any) -> None:
@@ -243,6 +260,7 @@ def toy_cases(out: Path, world: World) -> dict[str, Any]:
         )[1].step,
     }
     validated_run(out / "gated", world, gate=True, **FSDP)
+    offloaded(out, world)
     results["adafactor"] = result_of(lambda: fit("adafactor", optimizer=OptimizerConfig(name="adafactor")))
     return results
 

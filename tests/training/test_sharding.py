@@ -239,6 +239,20 @@ def test_lion_steps_on_parts_as_on_the_whole(toy, ran, tmp_path):
     assert dict(toy.losses(ran.folder / "lion")) == pytest.approx(dict(toy.losses(tmp_path)), rel=1e-6)
 
 
+@pytest.mark.parametrize("name", ["adamw", "muon", "lion"])
+def test_split_state_in_the_hosts_memory_has_the_bits_of_state_on_the_device(toy, ran, name):
+    """It was there in steps 1 to 3, was not in 4 to 6, and was again: the files hold the same tensors."""
+    whole = ran.folder / name if name == "lion" else ran.folder / "fsdp 2" / "whole" / name
+    apart = ran.folder / "apart" / name
+    assert toy.losses(apart) == toy.losses(whole)
+    shards = sorted((whole / "checkpoints" / f"step-{sharded.STEPS:08d}").glob("shard-*"))
+    assert len(shards) >= 2 * 3  # of two processes: weights, averages and state
+    for shard in shards:
+        found, expected = (load_file(run / shard.relative_to(whole)) for run in (apart, whole))
+        assert found.keys() == expected.keys()
+        assert [key for key, value in expected.items() if not torch.equal(found[key], value)] == []
+
+
 @pytest.mark.parametrize("name", ["selective", "full", "first"])
 def test_settings_that_save_memory_or_time_change_no_loss(toy, ran, tmp_path, name):
     model = sharded.Narrow() if name == "first" else toy.Model()

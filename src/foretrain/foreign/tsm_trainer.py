@@ -335,12 +335,16 @@ def _sharding(ledger: Ledger) -> dict[str, Any]:
     if not words or words == {"no_shard"}:
         ledger.equal("fsdp", "training.parallel: auto, DDP below a billion parameters")
         return {}
-    if len(chosen) != 1 or "offload" in words:
-        ledger.dropped("fsdp", "of its words full_shard, shard_grad_op and hybrid_shard are known, and no offload")
+    if len(chosen) != 1:
+        ledger.dropped("fsdp", "of its words full_shard, shard_grad_op, hybrid_shard and offload are known")
         return {}
     parallel, more = chosen[0]
-    ledger.carried("fsdp", "training.parallel", "the family's blocks are split")
-    return {"parallel": parallel, **more}
+    if "offload" not in words:
+        ledger.carried("fsdp", "training.parallel", "the family's blocks are split")
+        return {"parallel": parallel, **more}
+    where = "training.parallel and training.offload_optimizer"
+    ledger.carried("fsdp", where, "of offload the optimizer's state, not weights and gradients, is kept on the host")
+    return {"parallel": parallel, **more, "offload_optimizer": True}
 
 
 def _unless_default(ledger: Ledger, key: str, section: str, to: str, ours: Any) -> dict[str, Any]:

@@ -103,7 +103,7 @@ def config_hash_1(config: RunConfig) -> str:
     tree = config.model_dump(mode="json")
     for key in ("output_dir", "device", "threads", "stage", "parents", "output", "deadlines", "evaluators"):
         del tree[key]
-    for key in ("log_every", "health_every", "alarms", "profile", "tensorboard", "release"):
+    for key in ("log_every", "health_every", "alarms", "profile", "tensorboard", "release", "offload_optimizer"):
         del tree["training"][key]
     for key in ("promotion", "require_significance", "promote_over", "clusters"):
         del tree["evaluation"][key]

@@ -51,6 +51,7 @@ from foretrain.run.train import check_run, holds_run
 from foretrain.run.weights import missing_weights
 from foretrain.training.auto import settle
 from foretrain.training.loader import describe_stream, plan_of, stream_of
+from foretrain.training.offload import could_offload, offload_note
 from foretrain.training.parallel import local_size
 from foretrain.training.settings import StepPlan, plan_run
 
@@ -278,7 +279,8 @@ def _describe_costs(
     """Add the lines on memory, time and disk. source None = unknown; plan None = its steps are unknown."""
     sizes = estimate.sizes_of(config, source, world)
     accumulates = plan is not None and plan.batch_size > plan.micro_batch_size * world.size
-    memory, alone = estimate.memory_of(config, model, world, accumulates), estimate.memory_of(config, model)
+    memory = estimate.memory_of(config, model, world, accumulates)
+    alone = estimate.memory_of(config, model, World(device=world.device))
     flops = estimate.mean_flops(model, sizes)
     speed = estimate.SHARE * estimate.device_speed(world.device, config.training.dtype)
     counted = estimate.most_passes(config, model, sizes, world.device, time.thread_time() + estimate.COUNTING)
@@ -309,11 +311,16 @@ def _describe_costs(
         found = memory_by_context(config, sizes[0], held, shared, own, heap, world.device)
         lines.add(*describe_memory_by_context(found, sizes[0]))
     if max(memory.total + (kept or 0), memory.most) > room:
+        apart = ", or training.offload_optimizer: true" if could_offload(config.training, world.device) else ""
         split = ", or split the model: training.parallel: fsdp" if world.size > 1 and memory.shards == 1 else ""
-        way = f"lower training.micro_batch_size or set activation_checkpointing{split}."
+        way = f"lower training.micro_batch_size or set activation_checkpointing{apart}{split}."
         lines.add(f"warning: that may be too much; {way}")
+    lines.add(*offload_note(config.training, world.device))
+    if memory.host:
+        lines.add(*_describe_host(memory.host, world))
     if config.training.in_background(world.device.type):
-        lines.add(*_describe_copy(memory.checkpoint(model), memory.total + (kept or 0), world))
+        beside = memory.total + (kept or 0) if world.device.type == "cpu" else memory.host
+        lines.add(*_describe_copy(memory.checkpoint(model), beside, world))
     if plan is not None:
         lines.add(_describe_time(plan, world, flops, speed, measured, unmeasured))
     lines.add(f"compute: {flops / 1e9:,.3f} GFLOP forward and backward a micro-batch, on average")
@@ -321,11 +328,12 @@ def _describe_costs(
 
 
 def _describe_split(memory: estimate.Memory) -> str:
+    visits = f" + parts of its state on the host {format_bytes(memory.visiting)}" if memory.host else ""
     if memory.shards == 1:
-        return ""
+        return visits
     return (
-        f", split over {memory.shards} processes, + {format_bytes(memory.gathered)} gathered in training, or all "
-        f"weights, {format_bytes(memory.whole)}, in validation and at the end"
+        f"{visits}, split over {memory.shards} processes, + {format_bytes(memory.gathered)} gathered in training, or "
+        f"all weights, {format_bytes(memory.whole)}, in validation and at the end"
     )
 
 
@@ -345,10 +353,23 @@ def _describe_time(
     )
 
 
+def _describe_host(state: int, world: World) -> list[str]:
+    """Return the line on an optimizer's state that a process keeps in the host's memory, and one that warns of it."""
+    room, processes = estimate.device_memory(torch.device("cpu")), local_size(world)
+    each = f" for each of {processes} processes" if processes > 1 else ""
+    lines = [
+        f"offload_optimizer: {format_bytes(state)} of the host's memory{each}, up to twice that, as pinned memory "
+        f"comes in powers of two; the host has {format_bytes(room)}"
+    ]
+    if 2 * processes * state > room:
+        lines.append("warning: that may be too much; training.parallel: fsdp splits it over processes.")
+    return lines
+
+
 def _describe_copy(copy: int, beside: int, world: World) -> list[str]:
     """Return the line on the copy of a checkpoint that is written in the background, and one that warns of it.
 
-    copy: bytes of a process; beside: what else it holds, on its device.
+    copy: bytes of a process; beside: what else it holds there.
     """
     room, processes = estimate.device_memory(torch.device("cpu")), local_size(world)
     each = f" for each of {processes} processes" if processes > 1 else ""
@@ -356,7 +377,7 @@ def _describe_copy(copy: int, beside: int, world: World) -> list[str]:
         f"checkpoint_in_background: {format_bytes(copy)} more of the host's memory{each}, for a copy of the state; "
         f"the host has {format_bytes(room)}"
     ]
-    if processes * (copy + (beside if world.device.type == "cpu" else 0)) > room:
+    if processes * (copy + beside) > room:
         lines.append("warning: that may be too much; training.checkpoint_in_background: false needs no copy.")
     return lines
 

@@ -6,7 +6,7 @@ import math
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -22,6 +22,7 @@ from foretrain.run.counting import Passes, Size, TooLong, count_passes, passes
 from foretrain.training.loader import BatchLoader, plan_of, stream_of
 from foretrain.training.memory import ResidentGrowth
 from foretrain.training.micro_batch import Found, find
+from foretrain.training.offload import offloads, on_device
 from foretrain.training.optimizer import build_optimizer, state_size
 from foretrain.training.parallel import checkpoint_activations, shards, unwrap
 from foretrain.training.precision import autocast
@@ -45,15 +46,17 @@ class Memory:
     shards: int = 1  # processes that the three are split over
     gathered: int = 0  # of split weights: what a process has whole while it trains
     whole: int = 0  # of split weights: all of them, which each process holds in validation and at the end
+    host: int = 0  # of the optimizer: what stays in the host's memory, of which `visiting` is on the device at once
+    visiting: int = 0
 
     @property
     def total(self) -> int:
         """Their sum in training."""
-        return self.weights + self.gradients + self.optimizer + self.gathered
+        return self.weights + self.gradients + self.optimizer + self.visiting + self.gathered
 
     def checkpoint(self, model: Trainable) -> int:
         """Bytes of a checkpoint: no gradients and, of a model with an adapter, no frozen weights."""
-        return self.optimizer + (self.weights if model.adapter is None else self.gradients)
+        return self.optimizer + self.host + (self.weights if model.adapter is None else self.gradients)
 
     @property
     def most(self) -> int:
@@ -76,16 +79,19 @@ class Measured:
 def memory_of(config: RunConfig, model: Trainable, world: World | None = None, accumulates: bool = False) -> Memory:
     """Return the memory of a model's weights, which stay float32, their gradients and the optimizer.
 
-    world: the processes that may share it; None = one. accumulates: a step has several micro-batches a process.
+    world: the processes that may share it; None = one, with all on its device. accumulates: a step has several
+    micro-batches a process.
     """
     trained, count = parameter_counts(model)
-    average = trained if config.training.ema_decay else 0
-    alone = Memory(4 * count, 4 * trained, 4 * (state_size(model, config.optimizer) + average))
     n = 1 if world is None else shards(config.training, model, world)
+    state, average = state_size(model, config.optimizer), (trained if config.training.ema_decay else 0)
+    away = state if world is not None and offloads(config.training, world.device) else 0
+    each = (math.ceil(4 * part / n) for part in (count, trained, state + average - away, away))
+    weights, gradients, optimizer, host = each
+    alone = Memory(weights, gradients, optimizer, host=host, visiting=on_device(host, model, n))
     if n == 1:
         return alone
-    weights, gradients, optimizer = (math.ceil(part / n) for part in (alone.weights, alone.gradients, alone.optimizer))
-    return Memory(weights, gradients, optimizer, n, _gathered(config, model, accumulates), alone.weights)
+    return replace(alone, shards=n, gathered=_gathered(config, model, accumulates), whole=4 * count)
 
 
 def _gathered(config: RunConfig, model: Trainable, accumulates: bool) -> int:
@@ -234,13 +240,14 @@ def measure(config: RunConfig, source: AnySource, world: World) -> Measured:
 
 def _time_of_update(config: RunConfig, model: Trainable) -> float:
     """Return the seconds of an optimizer step, whose state stays in memory: gradients of zero are as good as others."""
-    optimizer = build_optimizer(model, config.optimizer)
+    device = next(model.parameters()).device
+    optimizer = build_optimizer(model, config.optimizer, offloads(config.training, device))
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
     optimizer.step()  # makes its state
     start = time.perf_counter()
     optimizer.step()
-    _wait(next(model.parameters()).device)
+    _wait(device)
     seconds = time.perf_counter() - start
     model.zero_grad(set_to_none=True)
     return seconds

@@ -32,7 +32,8 @@ def describe_split(config: RunConfig, model: Trainable, world: World) -> list[st
     if how == "none":
         return []
     accumulates = training.batch_size > (training.given_micro_batch or training.batch_size) * world.size
-    memory, parts = memory_of(config, model, world, accumulates), "weights, gradients and optimizer state"
+    memory = memory_of(config, model, world, accumulates)
+    parts = "weights and gradients" if memory.host else "weights, gradients and optimizer state"
     kept = format_bytes(memory.total - memory.gathered)
     if memory.shards == 1:
         held = f"each holds all {parts}, {kept}"
@@ -42,6 +43,8 @@ def describe_split(config: RunConfig, model: Trainable, world: World) -> list[st
             f"{copies}each holds 1/{memory.shards:,} of {parts}, {kept}, gathers {format_bytes(memory.gathered)} in "
             f"training and all weights, {format_bytes(memory.whole)}, in validation and at the end"
         )
+    if memory.host:
+        held += f"; optimizer state, {format_bytes(memory.host)} of each, in the host's memory"
     return [f"processes: {world.size:,}, {how} (training.parallel: {training.parallel}): {held}"]
 
 

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_iter
 
 from foretrain.distributed.world import World
 from foretrain.errors import TrainingError, out_of_memory
+from foretrain.training.offload import could_offload
 from foretrain.training.settings import StepPlan, TrainingConfig
 
 _CGROUPS = Path("/sys/fs/cgroup")
@@ -188,6 +189,8 @@ def ways_of_training(
         yield f"in a new run a lower data.generated.max_tokens (now {tokens:,})"
     if config.activation_checkpointing != "full":
         yield f"training.activation_checkpointing=full (now {config.activation_checkpointing})"
+    if could_offload(config, world.device):
+        yield "training.offload_optimizer=true (now false)"
     now = f" (now {data['context_length']:,})" if "context_length" in data else ""
     yield f"in a new run a lower data.context_length{now}"
     if world.size == 1:

@@ -24,6 +24,7 @@ from foretrain.errors import TrainingError, out_of_memory
 from foretrain.models.base import Batch, Trainable, move
 from foretrain.training.loader import prefetch_depth
 from foretrain.training.memory import PeakOfTensors, available
+from foretrain.training.offload import could_offload, offloads, on_device
 from foretrain.training.optimizer import OptimizerConfig, state_size
 from foretrain.training.parallel import checkpoint_activations, local_size, parallelism, shards, unwrap
 from foretrain.training.precision import autocast
@@ -75,10 +76,11 @@ def find(
     together.all_agree(error)
     least = min(together.gather_objects(own))
     if least.windows == 0 and not split:
+        apart = ", or training.offload_optimizer=true" * could_offload(config, world.device)
         raise TrainingError(
             f"training.micro_batch_size: auto: not even one window fits into the {_gb(least.room)} left on "
-            f"{world.device}. Set training.activation_checkpointing=full, lower data.context_length, or split the "
-            "model over processes (training.parallel=fsdp)."
+            f"{world.device}. Set training.activation_checkpointing=full{apart}, lower data.context_length, or split "
+            "the model over processes (training.parallel=fsdp)."
         )
     windows = _balanced(limit, max(least.windows, 1))
     what = f"{_gb(least.bytes)} of the {_gb(least.room)} left"
@@ -107,10 +109,16 @@ def _of_process(
 
 
 def _kept(model: Trainable, config: TrainingConfig, optimizer: OptimizerConfig, world: World) -> int:
-    """Return the bytes that a process keeps beside the weights: gradients, optimizer state and average."""
+    """Return the bytes that a process keeps beside the weights: gradients, optimizer state and average.
+
+    Of state that is offloaded, what is on the device at once.
+    """
     trained, _ = parameter_counts(model)
-    state = state_size(model, optimizer) + (trained if config.ema_decay else 0)
-    return 4 * trained + 4 * state // shards(config, model, world)
+    processes = shards(config, model, world)
+    average, state = (trained if config.ema_decay else 0), 4 * state_size(model, optimizer) // processes
+    if offloads(config, world.device):
+        state = on_device(state, model, processes)
+    return 4 * trained + 4 * average // processes + state
 
 
 def _largest(limit: int, need: Callable[[int], int | None], room: int) -> tuple[int, int]:

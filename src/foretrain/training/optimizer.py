@@ -6,7 +6,7 @@ import copy
 import inspect
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 import torch
@@ -18,6 +18,8 @@ from foretrain.config import FieldRule, Section
 from foretrain.errors import ConfigError, ModelError
 from foretrain.hints import did_you_mean
 from foretrain.models.base import ParameterRole, Trainable
+from foretrain.training.combined import CombinedOptimizer
+from foretrain.training.offload import OffloadedOptimizer
 from foretrain.training.optimizer_state import RESERVED, allocate_state, state_numbers, state_tensors
 from foretrain.training.schedule import ScheduleConfig
 
@@ -74,41 +76,15 @@ class OptimizerConfig(Section):
         return getattr(self, key) != type(self).model_fields[key].default
 
 
-class CombinedOptimizer(Optimizer):
-    """Several optimizers of disjoint parameters as one, which holds the parameter groups and states of all of them."""
-
-    def __init__(self, optimizers: Iterable[Optimizer]) -> None:
-        self.optimizers = list(optimizers)
-        super().__init__([group for optimizer in self.optimizers for group in optimizer.param_groups], {})
-        self._share_state()
-
-    def _share_state(self) -> None:
-        first = 0
-        for optimizer in self.optimizers:
-            count = len(optimizer.param_groups)
-            optimizer.param_groups = self.param_groups[first : first + count]
-            optimizer.state = self.state
-            first += count
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state dict, as torch.optim.Optimizer does."""
-        super().load_state_dict(state_dict)
-        self._share_state()
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> None:
-        """Step each optimizer. A closure is not supported: each optimizer would evaluate it again."""
-        assert closure is None
-        for optimizer in self.optimizers:
-            optimizer.step()
-
-
-def build_optimizer(model: Trainable, config: OptimizerConfig) -> Optimizer:
+def build_optimizer(model: Trainable, config: OptimizerConfig, offloaded: bool = False) -> Optimizer:
     """Build the optimizer over every trainable parameter, grouped by weight decay and lr_factor.
 
-    Raises ModelError if parameter_groups() does not name exactly the trainable parameters, and ConfigError for an
-    unknown name or option, and for muon without a matrix.
+    offloaded: its state is to be kept in the host's memory (offload.py). Raises ModelError if parameter_groups() does
+    not name exactly the trainable parameters, and ConfigError for an unknown name or option, and for muon without a
+    matrix.
     """
+    if offloaded:
+        return OffloadedOptimizer(build_optimizer(model, config))
     roles, trainable = _roles(model), {name: p for name, p in model.named_parameters() if p.requires_grad}
     groups: dict[tuple[bool, bool, float], list[nn.Parameter]] = {}
     for name, parameter in trainable.items():
@@ -203,11 +179,11 @@ def _create(
         raise ConfigError(f"optimizer: {config.name} cannot be created so: {error}") from None
 
 
-def check_optimizer(model: Trainable, config: OptimizerConfig, sharded: bool = False) -> None:
+def check_optimizer(model: Trainable, config: OptimizerConfig, sharded: bool = False, offloaded: bool = False) -> None:
     """Raise ConfigError if a run with this optimizer cannot start or cannot be resumed exactly.
 
     Third-party optimizers are tested by a few steps on a small sample of parameters. model may be on "meta".
-    sharded: its parameters will be split over processes.
+    sharded: its parameters will be split over processes. offloaded: its state is to be kept in the host's memory.
     """
     if sharded and config.name not in SHARDABLE:
         raise ConfigError(
@@ -218,12 +194,18 @@ def check_optimizer(model: Trainable, config: OptimizerConfig, sharded: bool = F
     try:
         with torch.random.fork_rng(devices=[]):
             reason = _check_roundtrip(config)
+            apart = reason is None and offloaded and not _steps_parts_alike(config)
     except ConfigError:
         raise
     except Exception as error:  # any: the optimizer is other people's code
         reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
     if reason is not None:
         raise ConfigError(f"optimizer.name: {config.name} cannot train here: {reason}. Choose another.")
+    if apart:
+        raise ConfigError(
+            f"training.offload_optimizer: the step of {config.name} on a part of the parameters is not its step on "
+            "all of them. Choose another optimizer, or leave offload_optimizer out."
+        )
 
 
 class _Sample(nn.Module):
@@ -270,6 +252,24 @@ def _check_roundtrip(config: OptimizerConfig) -> str | None:
     if not all(torch.equal(a, b) for a, b in zip(sample.parameters(), other.parameters(), strict=True)):
         return "it changes weights at a learning rate of 0, so it follows no schedule"
     return None
+
+
+def _steps_parts_alike(config: OptimizerConfig) -> bool:
+    """Return whether steps of one parameter at a time give the weights and the state of steps of all, bit for bit."""
+    found = []
+    for apart in (False, True):
+        sample: Any = _Sample()
+        optimizer = build_optimizer(sample, config)
+        optimizer = OffloadedOptimizer(optimizer, most=1) if apart else optimizer
+        try:
+            _dummy_steps(sample, optimizer, range(4))
+        except Exception:  # any: the optimizer is other people's code, which steps all parameters at once
+            return False
+        tensors = {**sample.state_dict(), **state_tensors(sample, optimizer)}
+        found.append((tensors, json.dumps(state_numbers(sample, optimizer), sort_keys=True)))
+    (whole, numbers), (parts, its_numbers) = found
+    same = whole.keys() == parts.keys() and all(torch.equal(value, parts[name]) for name, value in whole.items())
+    return same and numbers == its_numbers
 
 
 def _dummy_steps(model: nn.Module, optimizer: Optimizer, steps: Iterable[int]) -> None:

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from foretrain.training.offload import OffloadedOptimizer, host_like
+
 RESERVED = {"model", "ema"}  # prefixes of the other tensors of a checkpoint
 # Kind of a number that is not a tensor ("float" for NaN and infinities, which JSON lacks); of tensors it is the dtype.
 PLAIN = "plain"
@@ -57,8 +59,10 @@ def allocate_state(
 ) -> None:
     """Replace the state of an optimizer by `numbers` (of state_numbers) and by uninitialised tensors.
 
-    tensors: {"<key>.<name>": (size, dtype)}; the caller fills them through state_tensors.
+    tensors: {"<key>.<name>": (size, dtype)}; the caller fills them through state_tensors. They are in the host's memory
+    if the optimizer keeps them there.
     """
+    at_home = isinstance(optimizer, OffloadedOptimizer)
     parameters = dict(model.named_parameters())
     optimizer.state.clear()
     fused = any(group.get("fused") or group.get("capturable") for group in optimizer.param_groups)
@@ -73,7 +77,7 @@ def allocate_state(
     for entry, (size, dtype) in tensors.items():
         key, _, name = entry.partition(".")
         if name in parameters:
-            optimizer.state[parameters[name]][key] = _empty(parameters[name], size, dtype)
+            optimizer.state[parameters[name]][key] = _empty(parameters[name], size, dtype, at_home)
     for group, saved in zip(optimizer.param_groups, numbers["groups"], strict=False):
         for key in [key for key, value in group.items() if _is_number(value) and key not in saved]:
             del group[key]  # such as a step count that did not exist yet when the state was saved
@@ -109,8 +113,14 @@ def _number(kind: str, value: Any, device: torch.device | str) -> Any:
     return torch.tensor(value, dtype=getattr(torch, kind), device=device)
 
 
-def _empty(parameter: Tensor, size: torch.Size, dtype: torch.dtype) -> Tensor:
-    """Allocate a state tensor as optimizers do: in the memory layout of the parameter if the sizes agree."""
-    if size == parameter.shape:
+def _empty(parameter: Tensor, size: torch.Size, dtype: torch.dtype, at_home: bool) -> Tensor:
+    """Allocate a state tensor as optimizers do, in the memory layout of the parameter if the sizes agree.
+
+    at_home: in the host's memory.
+    """
+    if size != parameter.shape:
+        value = torch.empty(size, dtype=dtype, device=parameter.device)
+        return host_like(value) if at_home else value
+    if not at_home:
         return torch.empty_like(parameter, dtype=dtype, memory_format=torch.preserve_format).detach()
-    return torch.empty(size, dtype=dtype, device=parameter.device)
+    return host_like(parameter, dtype)

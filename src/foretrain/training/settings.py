@@ -119,6 +119,8 @@ class TrainingConfig(Section):
     shard_size: Annotated[int | None, LAYOUT] = Field(default=None, ge=1)
     # of sharded weights: free a block's after its forward pass and gather them again for its backward pass
     reshard_after_forward: Annotated[bool, LAYOUT] = True
+    # keep the optimizer's state in the host's memory; on a GPU it is copied there and back in every step, in parts
+    offload_optimizer: Annotated[bool, FREE] = False
     # Batches that a thread prepares in advance; None = 2 with a GPU and 0 on a CPU, where the thread competes with the
     # loop for Python's interpreter lock (35 against 21 steps/s on configs/debug.yaml, whose data take 2% of the time).
     # Generated series have processes of their own (data.generated.workers).

@@ -14,14 +14,12 @@ import torch
 
 import foretrain
 from foretrain.adapters.layers import adapter_facts
-from foretrain.atomic import remove_leftovers
 from foretrain.config import Section
 from foretrain.distributed.world import World, of_lost_ranks
 from foretrain.errors import ConfigError, TrainingError
 from foretrain.models.base import Trainable
 from foretrain.models.types import WindowSource
 from foretrain.printing import duration
-from foretrain.reading import resolved
 from foretrain.training import checkpoint
 from foretrain.training.ema import Ema
 from foretrain.training.ending import describe_end, describe_release, describe_steps, describe_totals, disk_errors
@@ -33,21 +31,23 @@ from foretrain.training.launch import record_start, save_config
 from foretrain.training.line_stats import LineStats
 from foretrain.training.loader import BatchIterator, BatchLoader, describe_stream, plan_of
 from foretrain.training.lock import locked
-from foretrain.training.manifest import damage, read_info, read_run_state
+from foretrain.training.manifest import read_info, read_run_state
 from foretrain.training.memory import naming_what_to_lower, ways_of_training
 from foretrain.training.micro_batch import find
 from foretrain.training.monitor import Monitor
 from foretrain.training.nonfinite import save_for_replay
+from foretrain.training.offload import offload_note, offloads
 from foretrain.training.optimizer import OptimizerConfig, build_optimizer, check_optimizer
 from foretrain.training.optimizer_state import state_numbers
 from foretrain.training.parallel import Parallel, parallelism, parallelize, shards, unwrap
 from foretrain.training.profile import StepProfiler, steps_of
 from foretrain.training.release import drop_evaluation, saved_promotion, write_records, write_release
+from foretrain.training.resume import changes_since, checkpoint_to_resume
 from foretrain.training.run_record import JOURNAL
 from foretrain.training.schedule import beta1_at, lr_at, warmup_steps
 from foretrain.training.scoring import Evaluate, OnValidation, Scoring, WeightScores
 from foretrain.training.scoring import ValidationResult as ValidationResult
-from foretrain.training.settings import TrainingConfig, check_resumable
+from foretrain.training.settings import TrainingConfig
 from foretrain.training.step import LocalStepStats, StepResult, Updater
 from foretrain.training.train_state import RunTotals, StoppedBy, TrainState
 
@@ -129,7 +129,8 @@ class Trainer:
         if optimizer.schedule.kind == "plateau" and not training.validate_every:
             raise ConfigError("optimizer.schedule.kind: plateau follows validations; set training.validate_every.")
         shards(training, model, self.world)  # raises for a number that does not divide the processes
-        check_optimizer(model, optimizer, parallelism(training, model, self.world) in ("fsdp", "hsdp"))
+        self.offloads = offloads(training, self.world.device)
+        check_optimizer(model, optimizer, parallelism(training, model, self.world) in ("fsdp", "hsdp"), self.offloads)
         self.plan = plan_of(self.loader.stream, training, self.world.size)
         self.evaluators.check(self.plan)
         steps_of(training, self.plan)  # raises for steps that the run does not have
@@ -237,12 +238,14 @@ class Trainer:
             rankings=self.evaluators.rankings,
             background=self.config.in_background(self.world.device.type),
         )
-        notes = list(self.notes)
+        notes = [*self.notes, *offload_note(self.config, self.world.device)]
         if self.config.tf32 and self.world.device.type != "cuda":
             notes.append(f"warning: training.tf32 has no effect on {self.world.device.type}")
         stack.callback(lambda: unwrap(self.model))
         with self.signals.at_once():
-            resumed = self.world.on_main(lambda: self._checkpoint_to_resume(notes.append))
+            resumed = self.world.on_main(
+                lambda: checkpoint_to_resume(self.resume, self.output_dir, self.checkpoints, notes.append)
+            )
             saved = read_run_state(resumed) if resumed else None
             self.model.to(self.world.device).train()
             if self.config.micro_batch_size == "auto":
@@ -250,7 +253,7 @@ class Trainer:
             self.parallel = parallelize(self.model, self.world, self.config, self.loader.num_shapes)
         # these two after sharding, which replaces the parameters, and before a checkpoint is read into them
         self.ema = Ema(self.model, self.config.ema_decay) if self.config.ema_decay else None
-        self.optimizer = build_optimizer(self.model, self.optimizer_config)
+        self.optimizer = build_optimizer(self.model, self.optimizer_config, self.offloads)
         self.weights = WeightScores()
         size = saved["micro_batch_size"] if saved else None
         self.plan = plan_of(self.loader.stream, self.config, self.world.size, size)
@@ -354,53 +357,12 @@ class Trainer:
             if not self.world.is_main:
                 self.model.prepare(self.source, self.output_dir)
 
-    def _checkpoint_to_resume(self, log: Callable[[str], None]) -> Path | None:
-        """Return the checkpoint to resume from, verified; None for a new run. Runs on rank 0."""
-        folder = self.checkpoints.folder
-        existing = checkpoint.steps_in(folder)
-        if self.resume is None:
-            if existing or (self.output_dir / "metrics.jsonl").exists():
-                raise TrainingError(
-                    f"{self.output_dir} already holds a run. Continue it with --resume, or choose another output_dir."
-                )
-            self.checkpoints.clean()
-            return None
-        self.checkpoints.clean()
-        remove_leftovers(self.output_dir / "nonfinite")
-        if self.resume == "auto":
-            path = self.checkpoints.newest_intact(log)
-            if path:
-                log(f"resuming from {path}")
-            return path
-        path = Path(self.resume)
-        if problem := damage(path):
-            raise TrainingError(f"{path}: cannot be resumed from: {problem}")
-        if resolved(path).parent != resolved(folder) and existing:
-            raise TrainingError(
-                f"{self.output_dir} already holds a run, and {path} belongs to another. Choose another output_dir."
-            )
-        log(f"resuming from {path}")
-        return path
-
     def _restore(self, path: Path, saved: dict[str, Any]) -> list[str]:
         """Restore model, optimizer, weight average and train state from a checkpoint; return notes for the log."""
-        notes = check_resumable(saved["config"], self.resolved_config, self.schema)
-        if saved["data_fingerprint"] != self.source.fingerprint:
-            raise TrainingError(
-                f"{path}: was trained on other data (fingerprint {saved['data_fingerprint']}, now "
-                f"{self.source.fingerprint}). Restore the corpus, or start a new run in another output_dir."
-            )
-        for name, current in (("seed", self.seed), ("batch_size", self.plan.batch_size)):
-            if saved[name] != current:
-                raise TrainingError(
-                    f"{path}: was trained with {name} {saved[name]}, not {current}. Restore {name}, or start a new run "
-                    "in another output_dir."
-                )
-        if saved["threads"] != torch.get_num_threads():
-            notes.append(
-                f"warning: {torch.get_num_threads()} threads now, {saved['threads']} before: sums may differ in their "
-                "last bits"
-            )
+        notes = changes_since(
+            path, saved, self.resolved_config, self.schema,
+            data=self.source.fingerprint, seed=self.seed, batch_size=self.plan.batch_size,
+        )  # fmt: skip
         self._load_state(path, saved)
         self.train_state = TrainState.from_json(saved["progress"])
         return notes
