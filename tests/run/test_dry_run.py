@@ -10,6 +10,7 @@ import torch
 from tests.run.test_train import tiny
 
 from foretrain.distributed.world import World
+from foretrain.errors import ConfigError
 from foretrain.run.build import build_model
 from foretrain.run.by_context import PROCESS, memory_by_context
 from foretrain.run.counting import Passes, Size
@@ -78,6 +79,9 @@ def test_a_dry_run_counts_state_in_the_hosts_memory_and_not_on_the_device(tmp_pa
         assert f" + parts of its state on the host {visiting}" in text
         assert f"offload_optimizer: {held} of the host's memory" in text
         assert ("optimizer state, " in text) == (size > 1)
+    prodigy = tiny(tmp_path / "run", "training.offload_optimizer=true", "optimizer.name=prodigy")
+    with pytest.raises(ConfigError, match=r"training.offload_optimizer: the step of prodigy on a part"):
+        describe_run(prodigy, World())
     monkeypatch.setattr("foretrain.run.estimate.device_memory", lambda device: 1000)
     assert "or training.offload_optimizer: true" in "\n".join(describe_run(tiny(tmp_path / "run"), World()))
 

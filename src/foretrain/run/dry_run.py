@@ -88,7 +88,7 @@ def describe_run(
         opened, source = open_source(config, None, saved)
         opened, devices = settled(opened, source, alone, saved if resume else None)
         model = build_model(opened, device="meta")
-        check_run(opened, source, model)
+        check_run(opened, source, model, world)
     except ForetrainError:
         lines.add(*_without_data(config, world))
         raise
@@ -119,7 +119,7 @@ def describe_stages(
         raise
     actions: list[StageAction] | None = None
     try:
-        actions = plan_actions(stages, Path(config.output_dir), resume)
+        actions = plan_actions(stages, Path(config.output_dir), resume, world)
     except TrainingError as error:
         lines.add(f"{REFUSED}{error}")
     planned = dict[int, Ancestry]()  # stage -> what its release will have seen, itself included

@@ -111,7 +111,7 @@ def run_stages(
     commands = list[str]()
     with ExitStack() as stack:
         stack.enter_context(locked(root, world))
-        actions = world.on_main(lambda: plan_actions(stages, root, resume))
+        actions = world.on_main(lambda: plan_actions(stages, root, resume, world))
         world.on_main(lambda: save_config(root, config.model_dump(mode="json")))
         record_start(root, world)
         for note in notes:
@@ -178,7 +178,7 @@ def open_sources(
                 raise
 
 
-def plan_actions(stages: list[Stage], root: Path, resume: str | None) -> list[StageAction]:
+def plan_actions(stages: list[Stage], root: Path, resume: str | None, world: World | None = None) -> list[StageAction]:
     """Return what to do with each stage. Raises TrainingError if the contents of `root` do not allow it."""
     _check_unknown_folders(stages, root)
     target = None if resume in (None, "auto") else _stage_of_checkpoint(Path(str(resume)), stages)
@@ -210,7 +210,7 @@ def plan_actions(stages: list[Stage], root: Path, resume: str | None) -> list[St
         model = meta_model(stage, stages)
         if model is not None and stage.source is not None:
             with _errors_name_stage(stage):
-                check_run(stage.config, stage.source, model)
+                check_run(stage.config, stage.source, model, world)
     return actions
 
 

@@ -183,12 +183,15 @@ def _in_words(setting: str) -> str:
     return setting.removeprefix("max_").removesuffix("_length").replace("_", " ")
 
 
-def check_run(config: RunConfig, source: AnySource, model: Trainable) -> None:
-    """Raise the errors of a run that can be found before its first step; model may be on "meta"."""
+def check_run(config: RunConfig, source: AnySource, model: Trainable, world: World | None = None) -> None:
+    """Raise the errors of a run that can be found before its first step; model may be on "meta".
+
+    world: of its device; None = a CPU.
+    """
     check_test_split(config, model, source)
     check_release(config)
     makes_forecasts(config, model)
-    _build_trainer(config, source, model, World())
+    _build_trainer(config, source, model, World() if world is None else World(device=world.device))
     model.check(source)
 
 

@@ -76,7 +76,7 @@ def find(
     together.all_agree(error)
     least = min(together.gather_objects(own))
     if least.windows == 0 and not split:
-        apart = ", or training.offload_optimizer=true" * could_offload(config, world.device)
+        apart = " or training.offload_optimizer=true" * could_offload(config, world.device)
         raise TrainingError(
             f"training.micro_batch_size: auto: not even one window fits into the {_gb(least.room)} left on "
             f"{world.device}. Set training.activation_checkpointing=full{apart}, lower data.context_length, or split "
