@@ -24,6 +24,7 @@ from foretrain.config import dump_yaml
 from foretrain.data.importers import import_corpus
 from foretrain.distributed.world import World
 from foretrain.errors import ConfigError, ModelError, TrainingError
+from foretrain.evaluation.metrics import METRICS
 from foretrain.evaluation.reference import OTHER, ZERO_SHOT, Promotion
 from foretrain.models.hub import release_hash
 from foretrain.notes import Code
@@ -32,8 +33,10 @@ from foretrain.run.config import config_hash, load_config
 from foretrain.run.dry_run import describe_run
 from foretrain.run.pipeline import run_stages
 from foretrain.run.promotion import ZERO_SHOT_ARGUMENT, check_test_split, open_reference, record
+from foretrain.run.run_tables import show_facts, show_lines
 from foretrain.run.stages import Draft, StagesConfig
 from foretrain.run.train import train_run
+from foretrain.training.run_record import read_run
 
 GATE = "evaluation.promotion=true"
 NAMES = ("release", "best_model", "hf_export")
@@ -99,7 +102,17 @@ def test_a_run_s_gate_is_recorded_under_every_name_and_in_the_log(runs: Path):
     inodes = {os.stat(runs / "fine" / name / "release.json").st_ino for name in NAMES}
     assert len(inodes) == 1 and read(runs / "fine" / "final_metrics.json")["promotion"] == found
     outcome = "Promoted" if found["promoted"] else "NOT PROMOTED"
-    assert f"{outcome}: {found['reason']}." in (runs / "fine" / "training.log").read_text()
+    log = (runs / "fine" / "training.log").read_text()
+    assert f"{outcome}: {found['reason']}." in log
+    pooled = read(runs / "fine" / "evaluation" / "evaluation.json")["pooled"]["model"]
+    assert {name: one["value"] for name, one in found["metrics"].items()} == {
+        name: pooled[name] for name in METRICS if name in pooled
+    }
+    assert found["metrics"]["mase"] == {"value": found["figures"]["model"], "unit": "ratio"}
+    assert f"test metrics of 40 windows: wql {pooled['wql']:.4f} | mase {pooled['mase']:.4f} | sql " in log
+    record = read_run(runs / "fine")
+    assert record.test == found["metrics"]
+    assert any(f"test wql {pooled['wql']:.4g} (ratio)" in line for line in show_lines(record, show_facts(record, [])))
 
 
 def test_a_run_s_gate_leaves_its_evaluation_in_the_run_folder(runs: Path, corpus: Path):

@@ -141,7 +141,18 @@ class Kit:
     @staticmethod
     def trainer(out: Path, *, model: Any = None, source: Any = None, optimizer: Any = None, **rest: Any) -> Trainer:
         """Build a trainer; keywords that Trainer lacks are training settings."""
-        names = ("resume", "evaluate", "evaluators", "on_validation", "world", "console", "facts", "seed", "units")
+        names = (
+            "resume",
+            "evaluate",
+            "evaluators",
+            "on_validation",
+            "world",
+            "console",
+            "facts",
+            "seed",
+            "units",
+            "sinks",
+        )
         own = {name: rest.pop(name) for name in names if name in rest}
         config = Kit.config(**rest)
         optimizer = optimizer or OptimizerConfig(learning_rate=1e-2)

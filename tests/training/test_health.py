@@ -6,9 +6,9 @@ import math
 import pytest
 
 from foretrain.errors import ConfigError
-from foretrain.training.health import bar, health, render, sparkline, step_times
+from foretrain.training.health import bar, health, render, sparkline
 from foretrain.training.journal import read_journal
-from foretrain.training.line_stats import LineStats, bins
+from foretrain.training.line_stats import bins
 from foretrain.training.trainer import ValidationResult
 
 
@@ -184,22 +184,3 @@ def test_a_report_that_cannot_be_written_stops_no_run(toy, tmp_path):
     log = (tmp_path / "training.log").read_text()
     assert "health at step 6" in log and "WARNING: health.json cannot be written: Is a directory" in log
     assert toy.lines(tmp_path)[-1]["step"] == 12
-
-
-def test_the_times_of_all_steps_are_those_of_their_seconds():
-    stats, seconds = [LineStats(), LineStats()], [[0.1, 0.3], [0.2, 0.2, 1.2]]
-    for one, own in zip(stats, seconds, strict=True):
-        for second in own:
-            one.add(1.0, 1.0, second, applied=True, clipped=False, windows=8, flops=0.0, data_wait=0.0)
-    records = [{"step": step, "kind": "train", **one.record()} for step, one in zip((2, 5), stats, strict=True)]
-    found = step_times([start(), *records])
-    assert found["step_s_mean"] == pytest.approx(0.4)
-    assert found["step_s_std"] == pytest.approx(math.sqrt((0.09 + 0.01 + 0.04 + 0.04 + 0.64) / 5))
-    assert found["step_s_p50"] == pytest.approx(0.2, rel=0.05) and found["step_s_p95"] == pytest.approx(1.2, rel=0.05)
-
-
-def test_lines_of_an_older_version_tell_no_more_than_they_know():
-    old = {"step": 10, "kind": "train", "loss": 1.0, "steps_per_s": 5.0}
-    names = ("step_s_mean", "step_s_std", "step_s_p50", "step_s_p95")
-    assert step_times([old]) == dict(zip(names, (pytest.approx(0.2), None, None, None), strict=True))
-    assert step_times([{**old, "steps_per_s": None}]) == dict.fromkeys(names) == step_times([start()])

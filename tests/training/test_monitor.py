@@ -1,11 +1,9 @@
 from __future__ import annotations
 
-import errno
 import io
 import json
 import re
 import sys
-import threading
 import time
 
 import pytest
@@ -13,9 +11,8 @@ import torch
 from rich.console import Console
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from foretrain.errors import TrainingError
 from foretrain.printing import printable_output
-from foretrain.training.health import step_times
+from foretrain.training.ending import step_times
 from foretrain.training.journal import read_journal
 from foretrain.training.monitor import RunConsole, append_log, duration, memory_gb, peak_flops
 from foretrain.training.trainer import ValidationResult
@@ -144,45 +141,6 @@ def test_a_validation_line_has_of_each_corpus_the_metric_that_chooses_weights(to
     assert {name: line[name] for name in metrics} == metrics
     found = EventAccumulator(str(tmp_path / "tensorboard")).Reload().Tags()["scalars"]
     assert {"validation/wql", "validation/a/wql", "validation/a/loss"} <= set(found)
-
-
-@pytest.mark.parametrize("on", [True, False])
-def test_tensorboard_is_written_if_asked_for(toy, tmp_path, on):
-    toy.trainer(tmp_path, tensorboard=on).fit()
-    if not on:
-        assert not (tmp_path / "tensorboard").exists()
-        return
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    assert [event.step for event in events.Scalars("train/loss")] == list(range(1, 13))
-
-
-def test_a_full_disk_in_tensorboards_thread_ends_the_run_without_a_traceback(toy, tmp_path, monkeypatch, capfd):
-    from tensorboard.summary.writer.record_writer import RecordWriter
-
-    def refuse(writer: RecordWriter, data: bytes) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    hook = threading.excepthook
-    monkeypatch.setattr(RecordWriter, "write", refuse)
-    with pytest.raises(TrainingError, match="No space left"):
-        toy.trainer(tmp_path, tensorboard=True).fit()
-    assert "Traceback" not in "".join(capfd.readouterr()) and threading.excepthook is hook
-
-
-def test_tensorboard_shows_every_step_of_a_resumed_run_once(toy, tmp_path):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    toy.trainer(tmp_path, tensorboard=True, max_steps=8).fit()
-    resume = tmp_path / "checkpoints" / "step-00000005"
-    time.sleep(
-        1.1
-    )  # TensorBoard orders files by name: the second, then a counter of the process that sorts 10 before 9
-    toy.trainer(tmp_path, tensorboard=True, resume=resume).fit()
-    board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    shown = [(event.step, event.value) for event in board.Scalars("train/loss")]
-    assert shown == [(step, pytest.approx(loss, rel=1e-6)) for step, loss in toy.losses(tmp_path)]
 
 
 def test_a_terminal_gets_a_progress_bar_and_other_consoles_plain_lines(toy, tmp_path):

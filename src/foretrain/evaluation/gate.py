@@ -74,6 +74,7 @@ def judge(result: EvaluationResult, *, require_significance: bool = True, promot
         verdicts={who: tests[who].verdict for who in others},
         require_significance=require_significance,
         against=result.reference,
+        metrics={name: _entry(result, name) for name in METRICS if name in result.pooled["model"]},
         windows=result.counts["windows"],
         origins=result.counts["origins"],
         data=[{key: entry[key] for key in ("name", "fingerprint", "provenance")} for entry in result.data],
@@ -85,6 +86,11 @@ def judge(result: EvaluationResult, *, require_significance: bool = True, promot
         tests={who: tests[who].facts for who in others},
         objections=tuple(objections),
     )
+
+
+def _entry(result: EvaluationResult, metric: str) -> dict[str, float | str | None]:
+    value = result.shown("model", metric)
+    return {"value": value if math.isfinite(value) else None, "unit": METRICS[metric].unit}
 
 
 def _figure(value: float) -> str:

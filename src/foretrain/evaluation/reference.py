@@ -49,12 +49,19 @@ class Promotion:
     codes: list[dict[str, Any]] = field(default_factory=list)  # codes and counts of the warnings
     promote_over: str = ORIGINS  # a test over items counts only if this is "items"
     tests: dict[str, dict[str, Any]] = field(default_factory=dict)  # significance.facts of each
+    metrics: dict[str, dict[str, Any]] = field(default_factory=dict)  # value and unit of each of the model's
     objections: tuple[Note, ...] = ()  # reasons against promotion, in the order of `reason`
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as JSON data."""
         found = asdict(self)
         return {**found, "objections": list(found["objections"])}
+
+    @property
+    def scores(self) -> str:
+        """The model's metrics on the windows that were compared, as a line."""
+        known = ((name, one["value"]) for name, one in self.metrics.items() if one["value"] is not None)
+        return f"test metrics of {self.windows:,} windows: {' | '.join(f'{name} {value:.4f}' for name, value in known)}"
 
     @property
     def headline(self) -> str:

@@ -270,6 +270,7 @@ def run_gate(config: RunConfig, model: Trainable, source: AnySource, world: Worl
     if world.is_main:
         lines = [
             promotion.headline,
+            promotion.scores,
             describe_ranking(ranking(result.per_symbol)),
             f"report: {report}" if report else "",
         ]

@@ -183,6 +183,8 @@ def _show_rows(record: RunRecord, facts: Mapping[str, Any]) -> Iterator[tuple[st
     if record.promotion is not None:
         promoted = "promoted" if record.promotion["promoted"] else "NOT PROMOTED"
         yield "gate", f"{promoted}: {record.promotion['reason'] or '-'}"
+        for name, entry in record.test.items():
+            yield "", f"test {_with_unit(name, entry)}"
     for one in facts["checkpoints"]:
         value = "" if one["metric"] is None else f"  {record.best_metric or 'metric'} {figure(one['metric'])}"
         yield "checkpoint", f"{one['path']}{value}{'  best' if one['best'] else ''}"

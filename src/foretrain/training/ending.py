@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from foretrain.errors import TrainingError
 from foretrain.printing import duration
-from foretrain.training.health import seconds_text
+from foretrain.training.health import seconds_text, with_steps
+from foretrain.training.line_stats import merged, quantile
 from foretrain.training.settings import StepPlan, TrainingConfig
 from foretrain.training.train_state import RunTotals, StoppedBy
 
@@ -49,6 +52,29 @@ def describe_release(step: int, metric: str, value: float | None, averaged: bool
     return f"release/ holds step {step:,}{' (averaged weights)' if averaged else ''}{best}"
 
 
+def step_times(records: Iterable[dict[str, Any]]) -> dict[str, float | None]:
+    """Return mean, standard deviation, p50 and p95 (within 5%) of the seconds of all steps of a metrics.jsonl, without
+    validations, checkpoints and steps under a profiler; None of what a line, as of an older version, does not tell."""
+    lines = list[dict[str, Any]]()
+    for record in records:
+        if record.get("kind") == "train":
+            lines.append(with_steps(record, lines[-1] if lines else None))
+    # (steps, line) of those with a step that was timed
+    timed = [(count, one) for one in lines if (count := one["steps"] - (one.get("untimed_steps") or 0)) > 0]
+    found: dict[str, float | None] = dict.fromkeys(f"step_s_{name}" for name in ("mean", "std", "p50", "p95"))
+    if not timed or not all(line.get("steps_per_s") for _, line in timed):
+        return found
+    steps = sum(count for count, _ in timed)
+    found["step_s_mean"] = mean = math.fsum(count / line["steps_per_s"] for count, line in timed) / steps
+    if all(line.get("step_s_std") is not None for _, line in timed):
+        squares = (count * (line["step_s_std"] ** 2 + (1 / line["steps_per_s"] - mean) ** 2) for count, line in timed)
+        found["step_s_std"] = math.sqrt(math.fsum(squares) / steps)
+    if all("step_s_bins" in line for _, line in timed):
+        histogram = merged(line["step_s_bins"] for _, line in timed)
+        found |= {"step_s_p50": quantile(histogram, 0.5), "step_s_p95": quantile(histogram, 0.95)}
+    return found
+
+
 def describe_steps(times: Mapping[str, float | None], epochs: float | None) -> str:
     """Return the times of a run's steps, and its epochs if it counts them."""
     words = {"mean": "mean", "std": "standard deviation", "p50": "median", "p95": "95th percentile"}
@@ -57,10 +83,13 @@ def describe_steps(times: Mapping[str, float | None], epochs: float | None) -> s
 
 
 def describe_totals(totals: RunTotals) -> str:
-    """Return what a run took; its rates are those of training alone."""
+    """Return what a run took; its rates are those of training alone, without steps under a profiler."""
     facts = totals.facts()
-    return (
+    took = (
         f"took {duration(totals.seconds)} for {totals.steps:,} steps on {totals.windows:,} windows, "
-        f"{duration(totals.paused)} of it validations and checkpoints; training alone: {facts['steps_per_s']:.3g} "
-        f"step/s, {facts['windows_per_s']:,.0f} series/s"
+        f"{duration(totals.paused)} of it validations and checkpoints"
     )
+    if facts["steps_per_s"] is None:
+        return took
+    less = f" (without {totals.untimed_steps:,} profiled steps)" if totals.untimed_steps else ""
+    return f"{took}; training alone{less}: {facts['steps_per_s']:.3g} step/s, {facts['windows_per_s']:,.0f} series/s"

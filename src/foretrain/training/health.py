@@ -135,6 +135,7 @@ class Health:
                 "used_gb": lines[-1].get("memory_gb"),
                 "highest_gb": self._memory,
                 "total_gb": lines[-1].get("memory_total_gb"),
+                "gpu_busy_share": _weighted(lines, "gpu_busy_share"),
             },
             "throughput": self._throughput(lines),
             "ranks": _ranks(lines),
@@ -229,27 +230,6 @@ class Average:
 def with_steps(line: Record, before: Record | None) -> Record:
     """Return a training line with its number of steps, which an older version did not write."""
     return {**line, "steps": line.get("steps") or line["step"] - (before["step"] if before else 0)}
-
-
-def step_times(records: Iterable[Record]) -> dict[str, float | None]:
-    """Return mean, standard deviation, p50 and p95 (within 5%) of the seconds of all steps, without validations and
-    checkpoints; None of what a line, as of an older version, does not tell."""
-    lines = list[Record]()
-    for record in records:
-        if record.get("kind") == "train":
-            lines.append(with_steps(record, lines[-1] if lines else None))
-    found: dict[str, float | None] = dict.fromkeys(f"step_s_{name}" for name in ("mean", "std", "p50", "p95"))
-    seconds, steps = _seconds(lines), sum(line["steps"] for line in lines)
-    if not lines or not all(line.get("steps_per_s") for line in lines):
-        return found
-    found["step_s_mean"] = mean = seconds / steps
-    if all(line.get("step_s_std") is not None for line in lines):
-        squares = (line["steps"] * (line["step_s_std"] ** 2 + (1 / line["steps_per_s"] - mean) ** 2) for line in lines)
-        found["step_s_std"] = math.sqrt(math.fsum(squares) / steps)
-    if all("step_s_bins" in line for line in lines):
-        histogram = merged(line["step_s_bins"] for line in lines)
-        found |= {"step_s_p50": quantile(histogram, 0.5), "step_s_p95": quantile(histogram, 0.95)}
-    return found
 
 
 def _metrics(record: Record) -> dict[str, Any]:
@@ -433,6 +413,8 @@ def _other_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     used = f"{_figure(memory['used_gb'], '.1f')} of {_figure(memory['total_gb'], '.0f')} GB"
     if memory["used_gb"] is not None and memory["total_gb"]:
         used = f"{bar(memory['used_gb'] / memory['total_gb'])} {used}, highest {_figure(memory['highest_gb'], '.1f')}"
+    if memory["gpu_busy_share"] is not None:
+        used += f"; the GPU is busy {_percent(memory['gpu_busy_share'])} of the time"
     mfu = "" if speed["mfu"] is None else f", mfu {_percent(speed['mfu'])}"
     steps = ", ".join(f"{name} {seconds_text(speed[f'step_s_{name}'])}" for name in ("mean", "p50", "p95"))
     short = f" ({data['short_series']:,} too short, left out)" if data["short_series"] else ""

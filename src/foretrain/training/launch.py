@@ -1,4 +1,4 @@
-"""The starts of a run, recorded in its folder: hosts, versions and settings, and which launcher began it."""
+"""The starts of a run: from which checkpoint, and in its folder hosts, versions, settings and the launcher."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import platform
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import foretrain
 from foretrain.atomic import replacing_file, write_json
@@ -17,6 +17,9 @@ from foretrain.distributed.world import World, restarts
 from foretrain.errors import TrainingError
 from foretrain.processes import identity
 from foretrain.reading import read_json
+
+if TYPE_CHECKING:
+    pass
 
 NAME = "environment.json"
 _KEPT = 100  # starts

@@ -1,11 +1,10 @@
-"""Logging of a run: step lines on the console, metrics.jsonl, training.log, TensorBoard."""
+"""Logging of a run: step lines on the console, metrics.jsonl, training.log, sinks such as TensorBoard."""
 
 from __future__ import annotations
 
 import os
 import re
 import sys
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -27,6 +26,7 @@ from foretrain.training.health import Health, render
 from foretrain.training.journal import Journal, read_journal
 from foretrain.training.line_stats import LineStats
 from foretrain.training.settings import StepPlan, TrainingConfig
+from foretrain.training.sinks import Sink, Sinks, TensorBoard
 from foretrain.training.step import LocalStepStats, StepResult
 from foretrain.training.train_state import RunTotals, TrainState
 
@@ -73,6 +73,7 @@ class Monitor:
 
     flops: those of a forward and backward pass of a window of (context length, prediction length, rows).
     earlier: what the starts before this one took.
+    sinks: they take what metrics.jsonl has, beside TensorBoard.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class Monitor:
         flops: Callable[[int, int, int], float],
         console: Console | None = None,
         earlier: RunTotals | None = None,
+        sinks: Sequence[Sink] = (),
     ) -> None:
         self._earlier, self._began = earlier or RunTotals(), time.perf_counter()
         self._run = self._earlier
@@ -96,13 +98,13 @@ class Monitor:
         self.seconds = 0.0  # that the newest step took, without pauses
         self._timed = True  # False if the newest step was under a profiler
         self._peak: float | None = None
+        self._counts_gpu = world.device.type == "cuda"  # until its counter fails
         self._bar: Bar | None = None
-        self._tensorboard: Any = None
-        self._excepthook = threading.excepthook
         if not world.is_main:
             return
         self.journal = Journal(output_dir / "metrics.jsonl")
         self._log = (output_dir / "training.log").open("a", encoding="utf-8")
+        self.sinks = Sinks([*([TensorBoard()] if config.tensorboard else []), *sinks], self.log)
 
     def start(
         self,
@@ -124,6 +126,7 @@ class Monitor:
         self.journal.truncate(step, validation_due, evaluations_due)
         self.line = line or LineStats()
         self.watcher, self.health, self.serious_alarm = Watcher(), Health(), False
+        self.sinks.open(self.output_dir, step)
         for record in read_journal(self.journal.path):
             self.watcher.see(record)
             self.health.see(record)
@@ -145,12 +148,6 @@ class Monitor:
                 "time": time.time(),
             }
         )
-        if self.config.tensorboard:
-            from torch.utils.tensorboard import SummaryWriter  # its import is slow
-
-            self._close_tensorboard()
-            self._excepthook, threading.excepthook = threading.excepthook, _hook_without_tensorboard
-            self._tensorboard = SummaryWriter(str(self.output_dir / "tensorboard"), purge_step=step + 1)
         if self.console.is_terminal and self._bar is None:
             columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
             self._bar = Bar(*columns, console=self.console, transient=True, **BESIDE_PRINTABLE)
@@ -175,6 +172,13 @@ class Monitor:
         self._run = replace(self._run, steps=self._run.steps + 1, windows=self._run.windows + result.windows)
         step, now = train_state.step, time.perf_counter()
         self.seconds, self._ended = now - self._ended, now
+        if not timed:
+            self._run = replace(
+                self._run,
+                untimed_steps=self._run.untimed_steps + 1,
+                untimed_windows=self._run.untimed_windows + result.windows,
+                untimed_seconds=self._run.untimed_seconds + self.seconds,
+            )
         of_ranks, self._timed = self._timed and timed, timed  # ranks tell of the step before
         if not self.world.is_main:
             return
@@ -200,7 +204,6 @@ class Monitor:
             return
         record = self._record(result, train_state)
         alarms = self._write(record)
-        self._write_tensorboard("train", step, record)
         self.log(self._line(record, train_state))
         for alarm in alarms:
             self.serious_alarm |= alarm.serious
@@ -211,8 +214,10 @@ class Monitor:
             self._report(step)
 
     def _write(self, record: dict[str, Any]) -> list[Alarm]:
-        """Write a line of metrics.jsonl; return the alarms that it raises."""
+        """Write a line of metrics.jsonl, and to the sinks; return the alarms that it raises."""
         written = self.journal.write(record)
+        if record["kind"] != "start":  # they are told by open
+            self.sinks.record(written)
         self.health.see(written)
         return self.watcher.see(written)
 
@@ -225,6 +230,7 @@ class Monitor:
         except OSError as error:
             text += f"\nWARNING: health.json cannot be written: {error.strerror or error}"
         self.log(text)
+        self.sinks.text(step, "health", text)
 
     def epoch(self, step: int, loss: float | None, steps: int) -> None:
         """Log the end of an epoch, with the mean loss of its steps."""
@@ -232,7 +238,6 @@ class Monitor:
             return
         number = int(self.plan.epoch(step) or 0)
         self._write({"step": step, "kind": "epoch", "epoch": number, "loss": loss, "steps": steps})
-        self._write_tensorboard("epoch", step, {"loss": loss})
         self.log(f"epoch {number:,} ends at step {step:,}: mean loss {_number(loss)} of {steps:,} steps")
 
     def validation(self, step: int, metrics: dict[str, float], *, best: bool) -> None:
@@ -240,8 +245,6 @@ class Monitor:
         if not self.world.is_main:
             return
         self._write({"step": step, "kind": "validation", **self._epoch(step), **metrics, "best": best})
-        tags = {"/".join(reversed(name.split("/", 1))): value for name, value in metrics.items()}
-        self._write_tensorboard("validation", step, tags)  # val_wql/NAME is at validation/NAME/val_wql
         chosen = self.config.best_metric.partition("/")[0]  # of the figures of each corpus the line has this one alone
         shown = {name: value for name, value in metrics.items() if "/" not in name or name.startswith(f"{chosen}/")}
         values = " | ".join(f"{name} {value:.4f}" for name, value in shown.items())
@@ -253,8 +256,15 @@ class Monitor:
         if not self.world.is_main:
             return
         self._write({"step": step, "kind": "evaluation", **self._epoch(step), **facts, **metrics})
-        self._write_tensorboard("", step, metrics)
         self.log(line)
+
+    def end(self, step: int, lines: Sequence[str], facts: Mapping[str, Any]) -> None:
+        """Log the lines at the end of a run, and tell the sinks of it. facts: entries of their record of kind end."""
+        for line in lines:
+            self.log(line)
+        if self.world.is_main:
+            self.sinks.text(step, "end", "\n".join(lines))
+            self.sinks.record({"step": step, "kind": "end", **facts})
 
     def _epoch(self, step: int) -> dict[str, float]:
         """Return {"epoch": epochs so far}; {} if the run does not count them."""
@@ -288,7 +298,7 @@ class Monitor:
             self._bar.stop()
         if not self.world.is_main:
             return
-        for close in (self._close_tensorboard, self.journal.close, self._log.close):
+        for close in (self.sinks.close, self.journal.close, self._log.close):
             with suppress(OSError):  # a full disk was reported before
                 close()
 
@@ -309,6 +319,7 @@ class Monitor:
             "mfu": None if rate is None or not self.peak() else rate / self.peak() / self.world.size,
             "memory_gb": used,
             "memory_total_gb": total,
+            **({} if (busy := self._gpu()) is None else {"gpu_busy_share": busy}),
             "bad_batches": train_state.bad_batches,
             "time": time.time(),
         }
@@ -331,6 +342,7 @@ class Monitor:
             best,
             f"lr {record['lr']:.2e}",
             f"mem {record['memory_gb']:.1f}/{record['memory_total_gb']:.0f}GB",
+            f"gpu {100 * record['gpu_busy_share']:.0f}%" if "gpu_busy_share" in record else "",
             *(
                 ["profiled"]
                 if rate is None
@@ -348,34 +360,17 @@ class Monitor:
         ]
         return " | ".join(part for part in parts if part)
 
+    def _gpu(self) -> float | None:
+        """Return gpu_busy_share of this process' GPU; None once it could not be read, as without pynvml."""
+        share = gpu_busy_share(self.world.device) if self._counts_gpu else None
+        self._counts_gpu = share is not None
+        return share
+
     def peak(self) -> float:
         """Peak FLOP/s of one device, see peak_flops; computed once."""
         if self._peak is None:
             self._peak = peak_flops(self.world.device, self.config.dtype, self.config.tf32)
         return self._peak
-
-    def _write_tensorboard(self, group: str, step: int, values: dict[str, Any]) -> None:
-        if self._tensorboard is None:
-            return
-        for name, value in values.items():
-            if isinstance(value, (int, float)) and name not in ("step", "steps", "time", "memory_total_gb"):
-                self._tensorboard.add_scalar(f"{group}/{name}" if group else name, value, step)
-        self._tensorboard.flush()
-
-    def _close_tensorboard(self) -> None:
-        writer, self._tensorboard = self._tensorboard, None
-        try:
-            if writer is not None:
-                writer.close()
-        finally:
-            if threading.excepthook is _hook_without_tensorboard:
-                threading.excepthook = self._excepthook
-
-
-def _hook_without_tensorboard(end: threading.ExceptHookArgs) -> None:
-    """Print the traceback of a thread that failed, but for TensorBoard's on a full disk: its next write raises that."""
-    if not (isinstance(end.exc_value, OSError) and type(end.thread).__module__.startswith("tensorboard.")):
-        threading.__excepthook__(end)
 
 
 def append_log(output_dir: Path, text: str) -> None:
@@ -428,6 +423,17 @@ def memory_gb(device: torch.device) -> tuple[float, float]:
     except OSError:
         resident = 0
     return resident / 1e9, os.sysconf("SC_PHYS_PAGES") * page / 1e9
+
+
+def gpu_busy_share(device: torch.device) -> float | None:
+    """Return the share of the last second or less in which a GPU ran a kernel; None if its driver does not tell.
+
+    torch reads it by pynvml, which it does not bring along.
+    """
+    try:
+        return min(max(torch.cuda.utilization(device) / 100, 0.0), 1.0)
+    except Exception:  # whatever a driver, a container or a missing package raises: a counter stops no run
+        return None
 
 
 def _number(value: float | None) -> str:

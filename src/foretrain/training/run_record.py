@@ -73,6 +73,7 @@ class RunRecord:
     metrics: dict[str, dict[str, Any]] = field(default_factory=dict)  # value and unit, of the weights of metrics_step
     metrics_step: int | None = None
     promotion: dict[str, Any] | None = None  # what the gate at its end said of the release: promoted, reason
+    test: dict[str, dict[str, Any]] = field(default_factory=dict)  # value and unit, of the windows of the gate
     starts: int | None = None
     started: str | None = None  # ISO 8601, UTC
     ended: str | None = None  # when its newest line was written; None while it trains
@@ -194,6 +195,7 @@ def _read_pipeline(folder: Path) -> RunRecord:
     record.family = " > ".join(dict.fromkeys(str(stage.family) for stage in record.stages)) or None
     record.step, record.total_steps, record.best = newest.step, newest.total_steps, newest.best
     record.metrics, record.metrics_step, record.promotion = newest.metrics, newest.metrics_step, newest.promotion
+    record.test = newest.test
     record.started = min((stage.started for stage in record.stages if stage.started), default=None)
     known = [stage.trained_s for stage in record.stages if stage.trained_s is not None]
     record.trained_s = sum(known) if known else None
@@ -239,11 +241,10 @@ def _score(record: RunRecord, final: Mapping[str, Any]) -> None:
     name, course = record.best_metric, record.course
     if record.finished and isinstance(final.get("step"), int):
         record.metrics_step = final["step"]
-        for key, entry in _section(final, "metrics").items():
-            if isinstance(entry, dict):
-                record.metrics[key] = {"value": number(entry.get("value")), "unit": _text(entry.get("unit"))}
+        record.metrics = _entries(_section(final, "metrics"))
         if gate := _section(final, "promotion"):
             record.promotion = {"promoted": gate.get("promoted") is True, "reason": _text(gate.get("reason"))}
+            record.test = _entries(_section(gate, "metrics"))
     else:
         chosen = [line for line in course.validations if line.get("best") is True]
         if chosen:
@@ -251,6 +252,12 @@ def _score(record: RunRecord, final: Mapping[str, Any]) -> None:
             record.metrics = {key: {"value": value, "unit": None} for key, value in metrics_of(chosen[-1]).items()}
     if name is not None and name in record.metrics:
         record.best = {"name": name, "step": record.metrics_step, **record.metrics[name]}
+
+
+def _entries(found: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return value and unit of each metric."""
+    entries = {name: entry for name, entry in found.items() if isinstance(entry, dict)}
+    return {name: {"value": number(one.get("value")), "unit": _text(one.get("unit"))} for name, one in entries.items()}
 
 
 def _course(path: Path, problems: list[str]) -> Course:

@@ -22,17 +22,23 @@ class RunTotals:
     windows: int = 0
     seconds: float = 0.0  # from the start of each loop to its end
     paused: float = 0.0  # seconds of these in validations, checkpoints and warming up
+    untimed_steps: int = 0  # of the steps those under a profiler, which slows them down
+    untimed_windows: int = 0
+    untimed_seconds: float = 0.0
 
     def facts(self) -> dict[str, Any]:
-        """Return the entry "run" of final_metrics.json; rates are those of training, without the pauses."""
-        training = max(self.seconds - self.paused, 1e-9)
+        """Return the entry "run" of final_metrics.json; rates are those of training, without the pauses and without
+        steps under a profiler: None if there are no others."""
+        training = max(self.seconds - self.paused - self.untimed_seconds, 1e-9)
+        timed = self.steps > self.untimed_steps
         return {
             "steps": self.steps,
             "windows": self.windows,
             "seconds": round(self.seconds, 3),
             "validation_and_checkpoint_seconds": round(self.paused, 3),
-            "steps_per_s": self.steps / training,
-            "windows_per_s": self.windows / training,
+            **({"untimed_steps": self.untimed_steps} if self.untimed_steps else {}),
+            "steps_per_s": (self.steps - self.untimed_steps) / training if timed else None,
+            "windows_per_s": (self.windows - self.untimed_windows) / training if timed else None,
         }
 
 

@@ -22,9 +22,15 @@ from foretrain.models.types import WindowSource
 from foretrain.printing import duration
 from foretrain.training import checkpoint
 from foretrain.training.ema import Ema
-from foretrain.training.ending import describe_end, describe_release, describe_steps, describe_totals, disk_errors
+from foretrain.training.ending import (
+    describe_end,
+    describe_release,
+    describe_steps,
+    describe_totals,
+    disk_errors,
+    step_times,
+)
 from foretrain.training.evaluators import Evaluator, Evaluators
-from foretrain.training.health import step_times
 from foretrain.training.interrupt import NO_STOPS, Interrupted, SignalHandler, StopRequests
 from foretrain.training.journal import read_journal
 from foretrain.training.launch import record_start, save_config
@@ -48,6 +54,7 @@ from foretrain.training.schedule import beta1_at, lr_at, warmup_steps
 from foretrain.training.scoring import Evaluate, OnValidation, Scoring, WeightScores
 from foretrain.training.scoring import ValidationResult as ValidationResult
 from foretrain.training.settings import TrainingConfig
+from foretrain.training.sinks import Sink
 from foretrain.training.step import LocalStepStats, StepResult, Updater
 from foretrain.training.train_state import RunTotals, StoppedBy, TrainState
 
@@ -89,6 +96,7 @@ class Trainer:
         facts: entries of release.json (hashes of parents, date range).
         notes: lines at the start of the log.
         units: units of the metrics that evaluate returns.
+        sinks: they take what metrics.jsonl has (sinks.py); one that fails is dropped with a line in the log.
         before_release: called on every rank before the release is written; its errors end the run without one.
     """
 
@@ -113,6 +121,7 @@ class Trainer:
         units: Mapping[str, str] | None = None,
         before_release: Callable[[], None] | None = None,
         schema: type[Section] = Section,
+        sinks: Sequence[Sink] = (),
     ) -> None:
         self.model, self.source, self.config, self.optimizer_config = model, source, training, optimizer
         self.output_dir, self.seed, self.world = Path(output_dir), seed, world or World()
@@ -120,6 +129,7 @@ class Trainer:
         self.evaluate, self.resolved_config, self.resume = evaluate, resolved_config or {}, resume
         self.console, self.facts, self.notes, self.units = console, facts or {}, notes, units or {}
         self.schema, self.before_release, self.on_validation = schema, before_release, on_validation
+        self.sinks = tuple(sinks)
         self.evaluators = Evaluators(evaluators, self.world, self.output_dir)
         if evaluate is None and (training.validate_every or optimizer.schedule.kind == "plateau"):
             raise ConfigError(
@@ -281,6 +291,7 @@ class Trainer:
             flops=functools.cache(self.model.step_flops),
             console=self.console,
             earlier=RunTotals(**(saved or {}).get("totals", {})),
+            sinks=self.sinks,
         )
         stack.callback(self.monitor.close)
         stack.push(self._abandon_save)
@@ -521,10 +532,10 @@ class Trainer:
         self.world.on_main(lambda: self._write_release(facts, taken))
         end = describe_end(self.config, self.plan, train_state.step, stopped_by)
         held = describe_release(step, self.config.best_metric, metric, averaged)
-        self.monitor.log(f"{end}; {held if self.config.release else f'no release (training.release: false), {held}'}")
-        if totals.steps:
-            self.monitor.log(describe_totals(totals))
-            self.monitor.log(describe_steps(times, epochs))
+        lines = [f"{end}; {held if self.config.release else f'no release (training.release: false), {held}'}"]
+        lines += [describe_totals(totals), describe_steps(times, epochs)] if totals.steps else []
+        told = {"stopped_by": stopped_by, "release_step": step, "metric": self.config.best_metric, "value": metric}
+        self.monitor.end(train_state.step, lines, {**told, "run": taken})
         self.model.eval()
         return TrainResult(
             step=train_state.step,
