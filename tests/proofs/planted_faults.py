@@ -1,12 +1,14 @@
 """Plant faults in training runs and tell whether the alarm of each is raised, and which report the run then has.
 
     python tests/proofs/planted_faults.py --work DIR [--config debug] [--steps 500] [--only NAME,...] [--json FILE]
+                                          [--pictures DIR]
 
 Each run is one of a shipped config with one fault from the middle on: a spike of the loss in five steps, a loss that
 rises, gradients of a million times and of none, batches that are not finite, a loader that takes as long as four steps,
 one of four processes that computes three times as long, and validations that come out a tenth worse each time. The run
 without any must raise none. --json has the alarms, and the texts of the health reports of the last training line;
-the exit code is 1 if an alarm is missing, or one was raised that another fault explains.
+--pictures has what `runs health --out` draws of each, in 64 colours; the exit code is 1 if an alarm is missing, or one
+was raised that another fault explains.
 """
 
 from __future__ import annotations
@@ -22,9 +24,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from foretrain.evaluation.plots import save, style
 from foretrain.evaluation.validation import Validation
 from foretrain.models.base import Loss
 from foretrain.run.config import load_config
+from foretrain.run.health_picture import draw_health
 from foretrain.run.shipped import shipped_config
 from foretrain.run.train import train_run
 from foretrain.training.health import health, render
@@ -54,6 +58,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--only", default="")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--pictures", type=Path)
     parser.add_argument("--plant", choices=tuple(FAULTS), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.plant is not None:
@@ -72,11 +77,25 @@ def main() -> None:
         right = codes <= set(expected) and (not expected or expected[0] in codes)
         wrong += not right
         found[fault] = {"alarms": alarms, "report": render(health(records)).splitlines()}
+        if args.pictures is not None:
+            picture(args.work / fault, args.pictures / f"health-{fault}.png")
         print(f"{fault:10} {'as expected' if right else 'WRONG':12} {', '.join(alarms) or 'none'}", flush=True)
     if args.json is not None:
         facts = {"config": args.config, "steps": args.steps, "faults": found}
         args.json.write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     raise SystemExit(1 if wrong or not found else 0)
+
+
+def picture(run: Path, target: Path) -> None:
+    """Draw the health of a run into a small PNG."""
+    from PIL import Image
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with style():
+        save(draw_health(read_journal(run / "metrics.jsonl"), run.name), target)
+    with Image.open(target) as drawn:
+        small = drawn.convert("RGB").quantize(64)
+    small.save(target, optimize=True)
 
 
 def start(fault: str, args: argparse.Namespace) -> None:

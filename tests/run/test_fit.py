@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,27 @@ BRIEF: dict[str, Any] = {
 }
 
 
-def test_fit_trains_from_a_frame_and_forecasts(tmp_path: Path):
-    predictor = foretrain.fit(frame(), SMALL, output_dir=str(tmp_path / "fit"), **BRIEF)
+class Kinds:
+    """A sink that keeps the kinds of lines."""
+
+    def __init__(self) -> None:
+        self.kinds: list[str] = []
+
+    def open(self, folder: Path, step: int) -> None:
+        self.kinds.append(f"{folder.name} {step}")
+
+    def record(self, record: Mapping[str, Any]) -> None:
+        self.kinds.append(record["kind"])
+
+    def text(self, step: int, name: str, text: str) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def test_fit_trains_from_a_frame_tells_sinks_and_forecasts(tmp_path: Path):
+    told = Kinds()
+    predictor = foretrain.fit(frame(), SMALL, output_dir=str(tmp_path / "fit"), sinks=[told], **BRIEF)
+    assert told.kinds == ["fit 0", "train", "end"]
     forecast = predictor.forecast_df(frame(), 8, [0.1, 0.5, 0.9])
     assert list(forecast["item_id"].unique()) == ["000", "001", "002"] and len(forecast) == 24
     assert (tmp_path / "fit" / "corpus" / "manifest.json").exists()
@@ -53,6 +73,12 @@ def test_fit_runs_stages_on_data_in_memory_and_returns_the_last(tmp_path: Path):
     predictor = foretrain.fit(corpus, stages=stages, output_dir=str(tmp_path / "fit"), **BRIEF)
     assert predictor.model.max_context_length == 64
     assert facts(tmp_path / "fit" / "release")["stage"] == "two"
+
+
+def test_sinks_of_stages_are_refused(tmp_path: Path):
+    stages = [{"name": "one", "model": {"family": "chronos2", **SMALL}}]
+    with pytest.raises(ConfigError, match="sinks: stages count their steps apart"):
+        foretrain.fit(frame(), stages=stages, output_dir=str(tmp_path / "fit"), sinks=[Kinds()], **BRIEF)
 
 
 def test_a_fit_that_cannot_begin_leaves_its_folder_to_the_next_call(tmp_path: Path):

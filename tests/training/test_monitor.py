@@ -12,9 +12,10 @@ from rich.console import Console
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from foretrain.printing import printable_output
+from foretrain.training import monitor
 from foretrain.training.ending import step_times
 from foretrain.training.journal import read_journal
-from foretrain.training.monitor import RunConsole, append_log, duration, memory_gb, peak_flops
+from foretrain.training.monitor import RunConsole, append_log, duration, gpu_busy_share, memory_gb, peak_flops
 from foretrain.training.trainer import ValidationResult
 
 LINE = re.compile(
@@ -249,6 +250,32 @@ def test_the_peak_of_a_cpu_is_that_of_products_in_the_type_of_the_training(dtype
 def test_known_gpus_have_the_peak_of_their_data_sheet(monkeypatch, name, peak):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
     assert peak_flops(torch.device("cuda", 0), "bfloat16", False) == peak
+
+
+@pytest.mark.parametrize(("told", "share"), [(87, 0.87), (0, 0.0), (255, 1.0)])
+def test_a_gpu_tells_how_busy_it_is(monkeypatch, told, share):
+    monkeypatch.setattr(torch.cuda, "utilization", lambda device: told)
+    assert gpu_busy_share(torch.device("cuda", 0)) == share and gpu_busy_share(torch.device("cpu")) is None
+
+
+@pytest.mark.parametrize("error", [ModuleNotFoundError("nvidia-ml-py"), RuntimeError("no driver"), AttributeError("x")])
+def test_a_gpu_without_a_counter_tells_nothing(monkeypatch, error):
+    def refuse(device):
+        raise error
+
+    monkeypatch.setattr(torch.cuda, "utilization", refuse)
+    assert gpu_busy_share(torch.device("cuda", 0)) is None
+
+
+def test_the_busy_share_is_in_line_and_report_until_it_cannot_be_read(toy, tmp_path, monkeypatch):
+    told = iter([0.5, 0.75, None])  # a fourth call would raise
+    monkeypatch.setattr(monitor, "gpu_busy_share", lambda device: next(told))
+    console = Console(file=io.StringIO(), width=400)
+    toy.trainer(tmp_path, log_every=3, health_every=6, console=console).fit()
+    assert [line.get("gpu_busy_share") for line in toy.lines(tmp_path)] == [0.5, 0.75, None, None]
+    text = console.file.getvalue()
+    assert text.count("| gpu 50% |") == 1 and text.count("| gpu ") == 2
+    assert "; the GPU is busy 62.5% of the time" in text.split("health at step 6")[1]
 
 
 def test_a_line_of_a_finished_run_that_cannot_be_written_is_still_shown(tmp_path, capsys):

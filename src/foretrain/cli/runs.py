@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -30,9 +31,12 @@ def _group() -> None:
 def runs_health(
     run: Annotated[Path, typer.Argument(help="A run folder, or that of a pipeline with stages.")],
     step: Annotated[int | None, typer.Option(min=1, help="As of this step (default: the newest).")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw a picture of it (.png, .svg, .pdf), with its alarms.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
 ) -> None:
-    """Print the report on a run's health from its metrics.jsonl: loss, gradients, speed, data, scores."""
+    """Print the report on a run's health from its metrics.jsonl: loss, gradients, speed, data, scores; or draw it."""
     require_single_process("runs health")
     from foretrain.training.health import health, render
     from foretrain.training.journal import read_journal
@@ -42,14 +46,34 @@ def runs_health(
     for file in files:
         with believing(file, DataError, "Repair its lines."):
             found[file.parent] = health(read_journal(file), step, of=str(file))
+    if out is not None:
+        _draw_health(found, step, out)
     if as_json:
         tree = {str(folder): report for folder, report in found.items()}
         typer.echo(json.dumps(tree[str(run)] if run in found else tree, indent=1))
+        return
+    if out is not None:
+        typer.echo(f"wrote {out}")
         return
     for folder, report in found.items():
         if folder != run:
             typer.echo(f"{folder}:")
         typer.echo(render(report))
+
+
+def _draw_health(folders: Collection[Path], step: int | None, out: Path) -> None:
+    """Draw the health of a run. Raises ConfigError for a pipeline of several stages."""
+    from foretrain.evaluation.plots import check_picture, save, style
+    from foretrain.forecasting.outputs import scratch_files
+    from foretrain.run.health_picture import draw_health
+    from foretrain.training.journal import read_journal
+
+    if len(folders) > 1:
+        raise ConfigError(f"--out draws one run. Name a stage: {', '.join(str(folder) for folder in folders)}.")
+    (folder,) = folders
+    check_picture(out)
+    with scratch_files(out) as scratch, style():
+        save(draw_health(read_journal(folder / "metrics.jsonl"), str(folder), step), scratch[out])
 
 
 def _with_journal(run: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -133,12 +134,12 @@ def draw_curves(records: Sequence[RunRecord], curves: Sequence[Curves], metric: 
             _scores(axes[1, 0], one, k, kind, "" if one.loss or alone else name)
     title = short(curves[0].name, 60) if len(curves) == 1 else f"{len(curves)} runs"
     what = "training loss" if len(curves) == 1 else "training loss, moving averages over the means of lines"
-    _label(top, f"{title}: {what}", f"loss{'' if _alike(records) else ', each its own'}")
-    _logarithmic(top, [value for one in curves for _, value in one.loss])
+    label_panel(top, f"{title}: {what}", f"loss{'' if _alike(records) else ', each its own'}")
+    logarithmic(top, [value for one in curves for _, value in one.loss])
     if panels > 1:
         units = {one.unit for one in curves if one.unit}
         unit = f"\n({units.pop()})" if len(units) == 1 else ""
-        _label(axes[1, 0], f"validation: {metric}", f"{metric}{unit}")
+        label_panel(axes[1, 0], f"validation: {metric}", f"{metric}{unit}")
         axes[1, 0].sharex(top)
     axes[-1, 0].set_xlabel("step")
     one_legend(drawn, list(axes.flat), {})
@@ -168,7 +169,8 @@ def _split(points: Sequence[tuple[int, float]]) -> tuple[list[int], list[float]]
     return [step for step, _ in points], [value for _, value in points]
 
 
-def _label(ax: Axes, title: str, y: str) -> None:
+def label_panel(ax: Axes, title: str, y: str) -> None:
+    """Give a panel over steps its title and the label of its axis."""
     from matplotlib import ticker
 
     ax.set_title(title, loc="left")
@@ -177,14 +179,15 @@ def _label(ax: Axes, title: str, y: str) -> None:
     ax.xaxis.set_major_formatter(ticker.FuncFormatter(lambda step, _: f"{step:,.0f}"))
 
 
-def _logarithmic(ax: Axes, values: Sequence[float]) -> None:
+def logarithmic(ax: Axes, values: Sequence[float]) -> None:
     """Give an axis of positive values that spread far a logarithmic scale, with plain numbers."""
     from matplotlib import ticker
 
     if not values or min(values) <= 0 or max(values) < _WIDE * min(values):
         return
     ax.set_yscale("log")
-    ax.yaxis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
+    decades = math.log10(max(values) / min(values))
+    ax.yaxis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0) if decades < 2 else (1.0,)))
     ax.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
     ax.yaxis.set_minor_formatter(ticker.NullFormatter())
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ from foretrain.run.pipeline import run_stages
 from foretrain.run.stages import Draft, StagesConfig
 from foretrain.run.train import holds_run, train_run
 from foretrain.training.scoring import OnValidation
+from foretrain.training.sinks import Sink
 
 if TYPE_CHECKING:
     from foretrain.data.importers.report import ImportReport
@@ -42,6 +43,7 @@ def fit(
     *,
     import_options: Mapping[str, Any] | None = None,
     on_validation: OnValidation | None = None,
+    sinks: Sequence[Sink] = (),
     **overrides: Any,
 ) -> Predictor:
     """Train a model and return its Predictor.
@@ -57,6 +59,8 @@ def fit(
             that every stage names its own model.
         on_validation: called as (step, metrics) after a validation and the evaluators that are due with it, for
             tuners; True ends the run. Not with stages.
+        sinks: they take the lines of metrics.jsonl and the texts of the run as it goes on (foretrain.training.sinks.
+            Sink); one that raises is dropped with a line in the log. Not with stages.
         overrides: config keys with `__` for the dot: fit(df, "amazon/chronos-2", data__prediction_length=24,
             training__max_steps=200, output_dir="runs/mine"). output_dir is required; training.max_steps defaults to
             1000, data.context_length to 512 (to that of "tiny", if it starts there) and data.prediction_length to 24.
@@ -80,12 +84,12 @@ def fit(
     if isinstance(data, Corpus) or (isinstance(data, str | Path) and not _is_input(Path(data))):
         if import_options:
             raise ConfigError("import_options: data is a corpus, which is not imported; leave them out.")
-        return _fit_corpus(draft, data, output, on_validation)
+        return _fit_corpus(draft, data, output, on_validation, sinks)
     if holds_run(output):
         raise TrainingError(f"{output} already holds a run. Choose another output_dir.")
     corpus = _import(data, output / "corpus", dict(import_options or {}))
     try:
-        return _fit_corpus(draft, corpus, output, on_validation)
+        return _fit_corpus(draft, corpus, output, on_validation, sinks)
     except ForetrainError:
         if not holds_run(output):  # the run has not started, so the next call may use this folder
             shutil.rmtree(corpus)
@@ -98,7 +102,11 @@ def _is_input(path: Path) -> bool:
 
 
 def _fit_corpus(
-    draft: Draft, data: str | Path | Corpus, output: Path, on_validation: OnValidation | None = None
+    draft: Draft,
+    data: str | Path | Corpus,
+    output: Path,
+    on_validation: OnValidation | None = None,
+    sinks: Sequence[Sink] = (),
 ) -> Predictor:
     """Train a draft config on a corpus and return the Predictor."""
     from foretrain.forecasting.predictor import Predictor, load
@@ -115,10 +123,12 @@ def _fit_corpus(
     if isinstance(config, StagesConfig):
         if on_validation is not None:
             raise ConfigError("on_validation: stages count their steps apart, so it cannot tell them. Leave it out.")
+        if sinks:
+            raise ConfigError("sinks: stages count their steps apart, so they cannot tell them. Leave them out.")
         run_stages(config, corpora={name: data} if isinstance(data, Corpus) else None)
         return load(output / "release")
     corpora = [data] if isinstance(data, Corpus) else None
-    trained, result = train_run(config, corpora=corpora, on_validation=on_validation)
+    trained, result = train_run(config, corpora=corpora, on_validation=on_validation, sinks=sinks)
     if not isinstance(trained, Forecaster):
         raise ConfigError(
             f"{output / 'release'} is trained, but a {trained.family} makes no forecasts, so there is no Predictor."

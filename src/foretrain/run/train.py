@@ -41,6 +41,7 @@ from foretrain.training.memory import naming_what_to_lower, ways_of_validation
 from foretrain.training.monitor import append_log
 from foretrain.training.run_record import measure
 from foretrain.training.scoring import OnValidation
+from foretrain.training.sinks import Sink
 from foretrain.training.trainer import Trainer, TrainResult
 
 
@@ -53,6 +54,7 @@ def train_run(
     source: AnySource | None = None,
     notes: Sequence[str] = (),
     on_validation: OnValidation | None = None,
+    sinks: Sequence[Sink] = (),
 ) -> tuple[Trainable, TrainResult]:
     """Train a config and write output_dir/release. Every rank calls it.
 
@@ -63,6 +65,7 @@ def train_run(
         notes: first lines of the log.
         on_validation: called on rank 0 as (step, metrics) after a validation and the evaluators that are due with it;
             True ends the run.
+        sinks: they take what metrics.jsonl has, on rank 0.
 
     Returns the model with the released weights, and how the run ended.
     """
@@ -98,7 +101,7 @@ def train_run(
     header += [evaluator.describe() for evaluator in evaluators]
     with announced("preparing batches and validation", world):
         trainer = _build_trainer(
-            config, source, model, world, resume, header, facts, check_data, evaluators, on_validation
+            config, source, model, world, resume, header, facts, check_data, evaluators, on_validation, sinks
         )
     result = trainer.fit()
     if config.evaluation.promotion:
@@ -137,6 +140,7 @@ def _build_trainer(
     before_release: Callable[[], None] | None = None,
     evaluators: Sequence[SuiteEvaluator] = (),
     on_validation: OnValidation | None = None,
+    sinks: Sequence[Sink] = (),
 ) -> Trainer:
     validation = build_validation(config, source, model, world)
     return Trainer(
@@ -157,6 +161,7 @@ def _build_trainer(
         units=validation.units if validation is not None else None,
         before_release=before_release,
         schema=RunConfig,
+        sinks=sinks,
     )
 
 

@@ -98,7 +98,7 @@ class Monitor:
         self.seconds = 0.0  # that the newest step took, without pauses
         self._timed = True  # False if the newest step was under a profiler
         self._peak: float | None = None
-        self._counts_gpu = world.device.type == "cuda"  # until its counter fails
+        self._counts_gpu = True  # until there is no counter
         self._bar: Bar | None = None
         if not world.is_main:
             return
@@ -426,10 +426,13 @@ def memory_gb(device: torch.device) -> tuple[float, float]:
 
 
 def gpu_busy_share(device: torch.device) -> float | None:
-    """Return the share of the last second or less in which a GPU ran a kernel; None if its driver does not tell.
+    """Return the share of the last second or less in which a GPU ran a kernel; None of other devices and if its driver
+    does not tell.
 
     torch reads it by pynvml, which it does not bring along.
     """
+    if device.type != "cuda":
+        return None
     try:
         return min(max(torch.cuda.utilization(device) / 100, 0.0), 1.0)
     except Exception:  # whatever a driver, a container or a missing package raises: a counter stops no run

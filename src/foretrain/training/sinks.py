@@ -148,7 +148,7 @@ def scalars(record: Mapping[str, Any]) -> dict[str, float]:
         for ours, name in (("seconds", "runtime"), ("steps_per_s", "steps_per_second"),
                            ("windows_per_s", "samples_per_second")):  # fmt: skip
             found[f"train/train_{name}"] = record["run"].get(ours)
-    return {tag: value for tag, value in found.items() if number(value) is not None}
+    return {tag: known for tag, value in found.items() if (known := number(value)) is not None}
 
 
 def _hook_without_tensorboard(end: threading.ExceptHookArgs) -> None:
