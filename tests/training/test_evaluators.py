@@ -74,6 +74,7 @@ def test_scores_are_in_the_journal_a_file_each_and_one_table(toy, tmp_path):
         *scores_of(tmp_path)["rare"].values()
     ]
     metrics = json.loads((tmp_path / "final_metrics.json").read_text())
+    assert set(metrics["evaluations"]["rare"]["metrics"]) == {"benchmark/rare/avg_wql"}
     assert {name: entry["score"] for name, entry in metrics["evaluations"].items()} == {
         name: values[20] for name, values in scores_of(tmp_path).items()
     }

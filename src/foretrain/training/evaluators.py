@@ -233,8 +233,8 @@ def newest_evaluations(output_dir: Path) -> dict[str, dict[str, Any]]:
     found = dict[str, dict[str, Any]]()
     for line in read_journal(output_dir / "metrics.jsonl"):
         if line.get("kind") == "evaluation":
-            facts = {key: line[key] for key in ("step", "state", "score") if key in line}
-            metrics = {key: value for key, value in line.items() if key not in _OWN}
+            facts = {key: line[key] for key in ("step", "state", "score", "seconds") if key in line}
+            metrics = {key: value for key, value in line.items() if key not in (*_OWN, "seconds")}
             found[line["evaluator"]] = {**facts, "metrics": metrics}
     return found
 
