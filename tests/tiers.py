@@ -103,6 +103,7 @@ SLOW = (
     "tests/run/test_dry_run.py",
     "tests/run/test_evaluators.py",
     "tests/run/test_fit.py",
+    "tests/run/test_health_picture.py",
     "tests/run/test_pipeline.py",
     "tests/test_pack_pretrained.py",
     "tests/test_presets.py",
@@ -129,6 +130,7 @@ SLOW = (
     "tests/training/test_precision.py",
     "tests/training/test_profile.py",
     "tests/training/test_release.py",
+    "tests/training/test_sinks.py",
     "tests/training/test_token_budget.py",
     "tests/training/test_trainer.py",
 )

@@ -119,6 +119,9 @@ class TensorBoard:
             if writer is not None:
                 writer.close()
         finally:
+            for thread in threading.enumerate():
+                if _of_tensorboard(thread) and getattr(thread, "exception", None) is not None:
+                    thread.join(1.0)  # it has failed, and is about to call the hook
             if threading.excepthook is _hook_without_tensorboard:
                 threading.excepthook = self._excepthook
 
@@ -151,7 +154,11 @@ def scalars(record: Mapping[str, Any]) -> dict[str, float]:
     return {tag: known for tag, value in found.items() if (known := number(value)) is not None}
 
 
+def _of_tensorboard(thread: threading.Thread | None) -> bool:
+    return type(thread).__module__.startswith("tensorboard.")
+
+
 def _hook_without_tensorboard(end: threading.ExceptHookArgs) -> None:
     """Print the traceback of a thread that failed, but for TensorBoard's on a full disk: its next write raises that."""
-    if not (isinstance(end.exc_value, OSError) and type(end.thread).__module__.startswith("tensorboard.")):
+    if not (isinstance(end.exc_value, OSError) and _of_tensorboard(end.thread)):
         threading.__excepthook__(end)
