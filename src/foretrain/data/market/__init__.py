@@ -1,1 +1,1 @@
-"""Libraries of market bars: a folder with a CSV file for each symbol, and where its bars come from."""
+"""Libraries of market symbols: what a folder holds, assets, and the corpora made of them."""

@@ -1,0 +1,93 @@
+"""What is known of each symbol: class, currency, exchange, calendar, precision and fees; asset_metadata.json."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from foretrain.errors import DataError
+from foretrain.reading import read_object
+
+FEES = {"equity": 0.0005, "crypto": 0.001}  # share of a trade, the defaults of the layout that is read
+_TEXTS = ("asset_class", "currency", "exchange", "calendar")
+_NUMBERS = ("default_trading_fee", "precision")
+_QUOTES = ("USDT", "USDC", "BUSD", "USD", "EUR", "GBP", "JPY")
+_COINS = frozenset({
+    "AAVE", "ADA", "ALGO", "ATOM", "AVAX", "BCH", "BNB", "BTC", "DOGE", "DOT", "ETC", "ETH", "FIL", "LINK", "LTC",
+    "MATIC", "NEAR", "SHIB", "SOL", "SUI", "TRX", "UNI", "XLM", "XRP",
+})  # fmt: skip
+_MONEY = frozenset({
+    "AUD", "CAD", "CHF", "CNH", "DKK", "EUR", "GBP", "HKD", "JPY", "MXN", "NOK", "NZD", "PLN", "SEK", "SGD", "TRY",
+    "USD", "ZAR",
+})  # fmt: skip
+_SAMPLE = 1000  # newest closes that show the precision
+
+
+def read_assets(path: Path) -> dict[str, dict[str, Any]]:
+    """Return the entries of an asset_metadata.json by symbol. Raises DataError naming the entry that is wrong."""
+    try:
+        tree = read_object(path)
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{path}: cannot be read: {' '.join(str(error).split())}. Repair it, or move it away."
+        ) from None
+    for symbol, entry in tree.items():
+        if not isinstance(entry, dict):
+            raise DataError(f"{path}: {symbol}: not an object with asset_class, currency and so on. Repair the file.")
+        for key in _TEXTS:
+            if not isinstance(entry.get(key), str | None):
+                raise DataError(f"{path}: {symbol}: {key} is {entry[key]!r}, no text. Repair the file.")
+        for key in _NUMBERS:
+            value = entry.get(key)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or value < 0):
+                raise DataError(f"{path}: {symbol}: {key} is {value!r}, no number from 0. Repair the file.")
+    return tree
+
+
+def asset_of(symbol: str, given: dict[str, Any] | None, closes: np.ndarray) -> dict[str, Any]:
+    """Return the entry of a symbol: what was given, and what its name and its closes tell where nothing was.
+
+    `from_name` lists the keys that the name told. The exchange and the calendar of a stock are never guessed; what is
+    not known is null.
+    """
+    told = _by_name(symbol)
+    entry: dict[str, Any] = {"symbol": symbol}
+    guessed = list[str]()
+    for key in _TEXTS:
+        entry[key] = (given or {}).get(key)
+        if entry[key] is None and told.get(key) is not None:
+            entry[key] = told[key]
+            guessed.append(key)
+    fee = (given or {}).get("default_trading_fee")
+    entry["default_trading_fee"] = FEES.get(str(entry["asset_class"])) if fee is None else fee
+    precision = (given or {}).get("precision")
+    entry["precision"] = decimals(closes) if precision is None else precision
+    entry["from_name"] = guessed
+    return {**{key: value for key, value in (given or {}).items() if key not in entry}, **entry}
+
+
+def _by_name(symbol: str) -> dict[str, str | None]:
+    """Return the class that a symbol's name tells: a pair of a coin or of two currencies, else a stock or fund."""
+    plain = re.sub(r"[-_/:=. ]", "", symbol.upper().removesuffix("=X"))
+    for quote in _QUOTES:
+        base = plain.removesuffix(quote)
+        if base == plain or not base:
+            continue
+        if base in _MONEY:
+            return {"asset_class": "forex", "currency": quote, "exchange": None, "calendar": None}
+        if base in _COINS or quote in ("USDT", "USDC", "BUSD") or re.search(rf"[-_/]{quote}$", symbol.upper()):
+            return {"asset_class": "crypto", "currency": quote, "exchange": None, "calendar": "24/7"}
+    return {"asset_class": "equity", "currency": None, "exchange": None, "calendar": None}
+
+
+def decimals(closes: np.ndarray) -> int | None:
+    """Return the decimal places that prices have, by the newest ones: 99% have no more. None without prices."""
+    newest = closes[np.isfinite(closes)][-_SAMPLE:]
+    if not len(newest):
+        return None
+    texts = [np.format_float_positional(np.float32(value), unique=True, trim="-") for value in newest]
+    places = np.sort([len(text.partition(".")[2]) for text in texts])
+    return int(places[max(0, int(np.ceil(0.99 * len(places))) - 1)])

@@ -1,0 +1,430 @@
+"""A library of market symbols: corpora by frequency, of symbols to train on and of unseen ones, with their facts.
+
+LIB/B/, LIB/D/, LIB/h/         corpora of the symbols that may be trained on, by frequency
+LIB/unseen/B/, ...             corpora of the symbols that no training may see
+LIB/data_summary.csv           a line for each symbol: rows of its parts, dates, files, class
+LIB/asset_metadata.json        class, currency, exchange, calendar, precision, fees
+LIB/quarantine/                files of symbols that cannot be used, and why (reasons.csv)
+LIB/library.json               what the library was made of; an update reads it
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from foretrain import __version__
+from foretrain.atomic import new_folder, remove, replacing_file, write_json, write_text
+from foretrain.data.importers import ImportOptions, import_corpus
+from foretrain.data.market import unseen
+from foretrain.data.market.assets import asset_of, read_assets
+from foretrain.data.market.layout import Layout, SymbolFiles, scan
+from foretrain.data.market.prepare import Prepared, as_parts, fields_of, hashes_of, prepare
+from foretrain.data.store import Corpus
+from foretrain.errors import DataError
+from foretrain.locks import FileLock
+from foretrain.notes import counted
+from foretrain.reading import believing, read_object
+from foretrain.timeaxis.grid import iso
+
+FORMAT_VERSION = 1
+NAME = "library.json"
+UNSEEN = "unseen"
+Progress = Callable[[int, int, str], None]
+SUMMARY = (
+    "symbol", "latest_date", "total_rows", "train_rows", "test_rows", "train_file", "test_file", "first_date",
+    "validation_rows", "validation_from", "test_from", "frequency", "missing_share", "asset_class", "set", "corpus",
+)  # fmt: skip
+
+
+# A file of the whole series repeats the rows of its parts, and the parts follow it in time or not
+_OF_COPIES = ("identical_rows", "backward_timestamps")
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """Where the parts of a symbol without files of its own for them begin: the newest rows, or a date for all.
+
+    The test part has `test_rows` rows, at most a quarter of the series, and the validation part before it likewise.
+    """
+
+    test_rows: int = 30
+    validation_rows: int = 30
+    test_from: int | None = None  # microseconds
+
+    def of(self, prepared: Prepared, times: np.ndarray) -> tuple[int | None, int | None]:
+        """Return where validation and test begin in a series with these (T,) stamps; None = no such part."""
+        test, validation = prepared.test_from, prepared.validation_from
+        if test is None and self.test_from is not None:
+            test = self.test_from if times[0] < self.test_from <= times[-1] else None
+        elif test is None:
+            rows = min(self.test_rows, len(times) // 4)
+            test = int(times[-rows]) if rows else None
+        if validation is None:
+            before = len(times) if test is None else int(np.searchsorted(times, test))
+            rows = min(self.validation_rows, len(times) // 4, before)
+            validation = int(times[before - rows]) if rows else None
+        return validation, test
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A symbol of a library."""
+
+    set: Literal["trained", "unseen"]
+    corpus: str  # folder in the library
+    validation_from: int | None
+    test_from: int | None
+    files: dict[str, str]  # file -> sha256
+
+
+@dataclass
+class LibraryReport:
+    """What a build or an update did."""
+
+    out: Path
+    entries: dict[str, Entry]
+    rows: dict[str, int] = field(default_factory=dict)  # corpus -> rows
+    test_rows: dict[str, int] = field(default_factory=dict)  # symbol -> rows of its test part
+    quarantined: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    added: int = 0
+
+    def text(self) -> str:
+        """Return the report as lines."""
+        lines = [f"{self.out}: {counted(len(self.entries), 'symbol')}"]
+        for corpus, rows in sorted(self.rows.items()):
+            count = sum(entry.corpus == corpus for entry in self.entries.values())
+            lines.append(f"  {corpus}: {counted(count, 'symbol')}, {counted(rows, 'row')}")
+        lines += [f"  {line}" for line in part_lines(self.test_rows)]
+        lines += [f"  quarantined {symbol}: {why}" for symbol, why in list(self.quarantined.items())[:10]]
+        if len(self.quarantined) > 10:
+            lines.append(f"  quarantined {len(self.quarantined) - 10:,} more symbols, see quarantine/reasons.csv")
+        return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
+
+
+def part_lines(test_rows: Mapping[str, int]) -> list[str]:
+    """Return what can be said by test parts of these sizes."""
+    sizes = np.array([rows for rows in test_rows.values() if rows])
+    if not len(sizes):
+        return ["no symbol has a test part"]
+    usual = int(np.median(sizes))
+    lines = [
+        f"test parts: {usual:,} rows (median; {sizes.min():,} to {sizes.max():,}) in {counted(len(sizes), 'symbol')}"
+    ]
+    if usual < 120:
+        lines.append(
+            f"a forecast of {usual:,} steps has one window in such a part, one of 5 steps {usual // 5}: enough for a "
+            "mean over symbols of one market phase, and no ground for a claim about a single symbol"
+        )
+    return lines
+
+
+def build(
+    folder: Path,
+    out: Path,
+    *,
+    options: ImportOptions | None = None,
+    held_out: str | None = None,
+    cuts: Cuts | None = None,
+    metadata: Path | None = None,
+    seed: int = 0,
+    command: str | None = None,
+    progress: Progress | None = None,
+) -> LibraryReport:
+    """Build a library of the symbols of a folder into the new folder `out`.
+
+    held_out: a number of symbols to keep unseen, or their names as "A,B"; those in folders of unseen ones are too.
+    metadata: an asset_metadata.json, by default the folder's. Raises DataError; `out` is then not there.
+    """
+    if out.exists():
+        raise DataError(f"{out}: exists already. Say --update to add what is new, or choose another --out.")
+    options, cuts = options or ImportOptions(), cuts or Cuts()
+    layout = scan(folder, options)
+    with new_folder(out) as scratch:
+        work = _Work(layout, scratch, options, cuts, seed, command, progress or _silent)
+        work.assets = _given_assets(layout, metadata)
+        prepared = work.prepare(layout.symbols)
+        if not prepared:
+            symbol, why = next(iter(work.quarantine.items()))
+            raise DataError(f"{folder}: no symbol can be used. {symbol}: {why}")
+        hidden = _hidden(held_out, layout, prepared, work.assets, seed)
+        work.add(prepared, {}, hidden)
+        work.finish()
+    return replace(work.report, out=out)
+
+
+def update(
+    folder: Path,
+    out: Path,
+    *,
+    options: ImportOptions | None = None,
+    metadata: Path | None = None,
+    command: str | None = None,
+    progress: Progress | None = None,
+) -> LibraryReport:
+    """Add new rows and symbols of a folder to a library. Parts begin where they began, and unseen symbols stay unseen.
+
+    Raises DataError; corpora that were updated before stay so, and the next update goes on.
+    """
+    tree = _read_library(out)
+    options = options or ImportOptions()
+    layout = scan(folder, options)
+    with (
+        FileLock(out / ".library.lock", out, "is writing this library", DataError),
+        believing(out / NAME, DataError, "Build the library anew."),
+    ):
+        old = {symbol: Entry(**entry) for symbol, entry in tree["symbols"].items()}
+        work = _Work(layout, out, options, Cuts(**tree["cuts"]), int(tree["seed"]), command, progress or _silent)
+        work.quarantine = dict(tree["quarantined"])
+    with FileLock(out / ".library.lock", out, "is writing this library", DataError):
+        _refuse_moved(layout, old)
+        work.assets = _given_assets(layout, metadata, out / "asset_metadata.json")
+        changed = {
+            symbol: files for symbol, files in layout.symbols.items()
+            if symbol not in old or old[symbol].files != hashes_of(files, folder)
+        }  # fmt: skip
+        work.add(work.prepare(changed), old, frozenset(name for name in changed if layout.symbols[name].unseen))
+        work.finish()
+    return work.report
+
+
+def _silent(done: int, total: int, text: str) -> None:
+    """Report no progress."""
+
+
+def _read_library(out: Path) -> dict[str, Any]:
+    path = out / NAME
+    try:
+        tree = read_object(path)
+    except FileNotFoundError:
+        raise DataError(f"{out}: no library to update ({NAME} is missing). Leave --update out to build one.") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read: {' '.join(str(error).split())}. Build the library anew.") from None
+    if tree.get("format_version") != FORMAT_VERSION:
+        raise DataError(f"{path}: of another format than {FORMAT_VERSION}. Build the library anew.")
+    return tree
+
+
+def _given_assets(layout: Layout, *paths: Path | None) -> dict[str, dict[str, Any]]:
+    """Return the entries that files of metadata give, those of the first file before those of later ones."""
+    found: dict[str, dict[str, Any]] = {}
+    for path in (*paths, layout.metadata):
+        if path is not None and (path.exists() or path == paths[0]):
+            for symbol, entry in read_assets(path).items():
+                found[symbol] = {**entry, **{k: v for k, v in found.get(symbol, {}).items() if v is not None}}
+    return found
+
+
+def _hidden(
+    held_out: str | None, layout: Layout, prepared: Mapping[str, Prepared], assets: Mapping[str, Any], seed: int
+) -> frozenset[str]:
+    """Return the symbols that no training may see."""
+    hidden = {name for name in prepared if layout.symbols[name].unseen}
+    kinds = {
+        name: str(asset_of(name, assets.get(name), np.empty(0))["asset_class"])
+        for name in prepared
+        if name not in hidden
+    }
+    if held_out is not None and held_out.strip().isdecimal():
+        hidden |= set(unseen.drawn(int(held_out), kinds, seed))
+    elif held_out is not None:
+        hidden |= set(unseen.named(held_out, dict.fromkeys(prepared, "")))
+    if len(hidden) == len(prepared):
+        raise DataError(f"{layout.folder}: all {len(prepared)} symbols are unseen, and none is left to train on.")
+    return frozenset(hidden)
+
+
+def _refuse_moved(layout: Layout, old: Mapping[str, Entry]) -> None:
+    for symbol, files in layout.symbols.items():
+        if symbol in old and files.unseen and old[symbol].set == "trained":
+            raise DataError(
+                f"{symbol} is in a folder of unseen symbols now, and the library has it among those that models were "
+                "trained on. Build a new library, or move its files back."
+            )
+
+
+class _Work:
+    """One build or update."""
+
+    def __init__(
+        self, layout: Layout, out: Path, options: ImportOptions, cuts: Cuts, seed: int, command: str | None,
+        progress: Progress,
+    ) -> None:  # fmt: skip
+        self.layout, self.out, self.options, self.cuts = layout, out, options, cuts
+        self.seed, self.command, self.progress = seed, command, progress
+        self.assets: dict[str, dict[str, Any]] = {}
+        self.quarantine: dict[str, str] = {}
+        self.entries: dict[str, Entry] = {}
+        self.prepared: dict[str, Prepared] = {}
+        self.report = LibraryReport(out, self.entries)
+
+    def prepare(self, symbols: Mapping[str, SymbolFiles]) -> dict[str, Prepared]:
+        """Return the facts of symbols; those that cannot be used go to quarantine. Raises DataError if none can."""
+        found: dict[str, Prepared] = {}
+        for done, (symbol, files) in enumerate(symbols.items()):
+            self.progress(done, len(symbols), symbol)
+            try:
+                found[symbol] = prepare(files, self.layout.folder, self.options, self.out / ".cache")
+                self.quarantine.pop(symbol, None)
+            except DataError as error:
+                self.quarantine[symbol] = " ".join(str(error).splitlines()[:2])
+        self.progress(len(symbols), len(symbols), "read")
+        return found
+
+    def add(self, new: Mapping[str, Prepared], old: Mapping[str, Entry], hidden: frozenset[str]) -> None:
+        """Write the rows of symbols into the corpora of their frequency, and take over the entries of old ones."""
+        self.entries |= old
+        self.prepared |= new
+        groups: dict[str, list[str]] = {}
+        for symbol, prepared in new.items():
+            if symbol in old:
+                corpus = old[symbol].corpus
+            else:
+                folder = prepared.freq or "irregular"
+                corpus = f"{UNSEEN}/{folder}" if symbol in hidden else folder
+            groups.setdefault(corpus, []).append(symbol)
+        for corpus, symbols in groups.items():
+            paths = [path for symbol in symbols for path in self.layout.symbols[symbol].files]
+            out = self.out / corpus
+            found = import_corpus(
+                paths, out, update=out.exists(), name=corpus, command=self.command, progress=self.progress,
+                **fields_of(as_parts(self.options)),
+            )  # fmt: skip
+            self.report.notes += [
+                f"{corpus}: {rule} ({level}): {items}, {rows} -> {action}"
+                for rule, level, items, rows, action in found.table()
+                if rule not in _OF_COPIES or len(paths) == len(symbols)
+            ]
+            self.report.notes += [f"{corpus}: left out {symbol}: {why}" for symbol, why in found.dropped.items()]
+            self._enter(corpus, symbols, old)
+        self.report.added = len(set(new) - set(old))
+
+    def _enter(self, corpus: str, symbols: Iterable[str], old: Mapping[str, Entry]) -> None:
+        stored = Corpus.open(self.out / corpus)
+        numbers = {name: number for number, name in enumerate(stored.item_ids())}
+        kind = UNSEEN if corpus.startswith(f"{UNSEEN}/") else "trained"
+        for symbol in symbols:
+            times = stored.times(numbers[symbol])
+            assert times is not None
+            if symbol in old:
+                validation, test = old[symbol].validation_from, old[symbol].test_from
+            else:
+                validation, test = self.cuts.of(self.prepared[symbol], times)
+            files = self.prepared[symbol].hashes
+            self.entries[symbol] = Entry(kind, corpus, validation, test, files)
+
+    def finish(self) -> None:
+        """Write the summary, the metadata, the quarantine and library.json, which comes last."""
+        rows, assets, unread = list[tuple[Any, ...]](), dict[str, dict[str, Any]](), len(self.layout.left)
+        if unread:
+            self.report.notes.append(f"not read: {', '.join(self.layout.left)}")
+        for corpus in sorted({entry.corpus for entry in self.entries.values()}):
+            self._describe(corpus, rows, assets)
+        _write_text(self.out / "data_summary.csv", _csv(SUMMARY, sorted(rows)))
+        _write_json(self.out / "asset_metadata.json", {name: assets[name] for name in sorted(assets)})
+        self._write_quarantine()
+        self.report.quarantined = self.quarantine
+        _write_json(
+            self.out / NAME,
+            {
+                "format_version": FORMAT_VERSION,
+                "foretrain_version": __version__,
+                "command": self.command,
+                "folder": str(self.layout.folder),
+                "seed": self.seed,
+                "cuts": self.cuts.__dict__,
+                "symbols": {name: self.entries[name].__dict__ for name in sorted(self.entries)},
+                "subsets": self._subsets(),
+                "quarantined": dict(sorted(self.quarantine.items())),
+            },
+        )
+
+    def _subsets(self) -> dict[str, list[str]]:
+        return {name: [s for s in held if s in self.entries] for name, held in self.layout.subsets.items()}
+
+    def _describe(self, corpus: str, rows: list[tuple[Any, ...]], assets: dict[str, dict[str, Any]]) -> None:
+        """Add the lines and the metadata of a corpus' symbols, from the corpus itself."""
+        stored = Corpus.open(self.out / corpus)
+        self.report.rows[corpus] = stored.num_rows
+        columns = list(stored.columns)
+        close = columns.index("close") if "close" in columns else 0
+        for number, symbol in enumerate(stored.item_ids()):
+            entry, times, values = self.entries[symbol], stored.times(number), stored.values(number)
+            assert times is not None
+            cut = {
+                part: len(times) if at is None else int(np.searchsorted(times, at))
+                for part, at in (("validation", entry.validation_from), ("test", entry.test_from))
+            }
+            test = len(times) - cut["test"]
+            validation = max(0, cut["test"] - cut["validation"])
+            asset = asset_of(symbol, self.assets.get(symbol), values[close])
+            first, last = iso(int(times[0])), iso(int(times[-1]))
+            file = next(iter(entry.files), "")
+            train_file = _file_of(entry.files, "train") or file
+            test_file = _file_of(entry.files, "test") or file
+            rows.append(
+                (
+                    symbol, last, len(times), cut["test"], test, train_file, test_file, first, validation,
+                    _iso(entry.validation_from), _iso(entry.test_from), stored.manifest.freq or "",
+                    f"{np.isnan(values).mean():.4f}", asset["asset_class"], entry.set, corpus,
+                )
+            )  # fmt: skip
+            assets[symbol] = asset | {
+                "first_date": first, "latest_date": last, "total_rows": len(times), "train_rows": cut["test"],
+                "test_rows": test, "source_file": file,
+            }  # fmt: skip
+            self.report.test_rows[symbol] = test
+
+    def _write_quarantine(self) -> None:
+        """Copy the files of symbols that cannot be used, with the reasons; files of others leave."""
+        folder = self.out / "quarantine"
+        remove(folder)
+        if not self.quarantine:
+            return
+        folder.mkdir()
+        lines = []
+        for symbol, why in sorted(self.quarantine.items()):
+            files = self.layout.symbols[symbol].files if symbol in self.layout.symbols else []
+            for path in files:
+                target = folder / path.relative_to(self.layout.folder)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, target)
+            names = [path.relative_to(self.layout.folder).as_posix() for path in files]
+            lines.append((symbol, " ".join(names), why))
+        _write_text(folder / "reasons.csv", _csv(("symbol", "files", "reason"), lines))
+
+
+def _file_of(files: Iterable[str], part: str) -> str | None:
+    return next((name for name in files if part in Path(name).parent.name.lower()), None)
+
+
+def _iso(time: int | None) -> str:
+    return "" if time is None else iso(time)
+
+
+def _csv(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _write_text(path: Path, text: str) -> None:
+    with replacing_file(path) as scratch:
+        write_text(scratch, text)
+
+
+def _write_json(path: Path, tree: Any) -> None:
+    json.dumps(tree)
+    with replacing_file(path) as scratch:
+        write_json(scratch, tree)

@@ -1,0 +1,178 @@
+"""Libraries of symbols: the layout of stock pipelines as it stands, its parts, unseen symbols and updates."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from tests.data.market.folders import bars, days, overview, write, write_parts
+
+from foretrain.data.market.library import Cuts, build, part_lines, update
+from foretrain.data.store import Corpus
+from foretrain.errors import DataError
+
+
+def summary(library: Path) -> dict[str, dict[str, str]]:
+    with (library / "data_summary.csv").open() as file:
+        return {line["symbol"]: line for line in csv.DictReader(file)}
+
+
+def stamp(line: str) -> str:
+    return line.split(",")[0]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> tuple[Path, dict[str, list[str]]]:
+    place = tmp_path_factory.mktemp("overview")
+    held = overview(place / "trainingdata")
+    (place / "trainingdata" / "asset_metadata.json").write_text(
+        json.dumps({"AAPL": {"asset_class": "equity", "exchange": "XNAS", "currency": "USD", "sector": "hardware"}})
+    )
+    build(place / "trainingdata", place / "lib")
+    return place / "lib", held
+
+
+def test_the_layout_is_read_as_it_stands(built):
+    library, held = built
+    assert Corpus.open(library / "B").item_ids() == ["AAPL", "MSFT", "NVDA"]
+    assert Corpus.open(library / "D").item_ids() == ["BTC-USD"]
+    assert Corpus.open(library / "unseen" / "B").item_ids() == ["AVGO"]
+    assert Corpus.open(library / "unseen" / "D").item_ids() == ["ALGO-USD"]
+    closes = Corpus.open(library / "B").values(1)[3].tolist()
+    assert closes == pytest.approx([float(line.split(",")[4]) for line in held["MSFT"]])
+    assert json.loads((library / "library.json").read_text())["subsets"] == {"puffer_subset": ["AAPL"]}
+
+
+def test_the_summary_counts_the_rows_of_the_files(built):
+    """The columns of the layout that is read come first; train_rows are those before the test part."""
+    library, held = built
+    with (library / "data_summary.csv").open() as file:
+        header = file.readline().strip().split(",")
+    assert header[:7] == [
+        "symbol", "latest_date", "total_rows", "train_rows", "test_rows", "train_file", "test_file"
+    ]  # fmt: skip
+    lines = summary(library)
+    assert list(lines) == sorted(held)
+    for symbol, rows in held.items():
+        line, unseen = lines[symbol], symbol in ("AVGO", "ALGO-USD")
+        assert line["latest_date"] == stamp(rows[-1])
+        assert (line["total_rows"], line["train_rows"], line["test_rows"]) == (
+            str(len(rows)),
+            str(len(rows) - 30),
+            "30",
+        )
+        assert line["test_from"] == stamp(rows[-30])
+        assert line["set"] == ("unseen" if unseen else "trained")
+        folder = "unseen15/" if unseen else ""
+        assert (line["train_file"], line["test_file"]) == (f"{folder}train/{symbol}.csv", f"{folder}test/{symbol}.csv")
+    assert lines["AVGO"]["validation_from"] == stamp(held["AVGO"][-50])
+    assert lines["AVGO"]["validation_rows"] == "20"
+
+
+def test_what_is_known_of_assets_is_kept_and_exchanges_are_not_guessed(built):
+    library, _ = built
+    assets = json.loads((library / "asset_metadata.json").read_text())
+    assert (assets["AAPL"]["exchange"], assets["AAPL"]["sector"], assets["AAPL"]["from_name"]) == (
+        "XNAS",
+        "hardware",
+        [],
+    )
+    assert (assets["MSFT"]["exchange"], assets["MSFT"]["calendar"], assets["MSFT"]["currency"]) == (None, None, None)
+    assert (assets["BTC-USD"]["asset_class"], assets["BTC-USD"]["calendar"]) == ("crypto", "24/7")
+    assert (assets["BTC-USD"]["default_trading_fee"], assets["MSFT"]["default_trading_fee"]) == (0.001, 0.0005)
+    assert {asset["precision"] for asset in assets.values()} == {2}
+
+
+def test_files_that_contradict_each_other_go_to_quarantine_and_the_rest_is_built(tmp_path):
+    lines = bars(days(100), 1)
+    write(tmp_path / "in" / "GOOD.csv", bars(days(100), 2))
+    write(tmp_path / "in" / "BAD.csv", lines)
+    write_parts(
+        tmp_path / "in", "BAD", [*lines[:5], lines[5].replace(lines[5].split(",")[4], "1"), *lines[6:]], test=30
+    )
+    report = build(tmp_path / "in", tmp_path / "lib")
+    assert list(report.entries) == ["GOOD"]
+    assert "BAD" in report.quarantined
+    reasons = (tmp_path / "lib" / "quarantine" / "reasons.csv").read_text()
+    assert stamp(lines[5]) in reasons
+    assert (tmp_path / "lib" / "quarantine" / "train" / "BAD.csv").is_file()
+
+
+def test_parts_that_overlap_are_refused(tmp_path):
+    lines = bars(days(100), 1)
+    write(tmp_path / "in" / "train" / "A.csv", lines[:80])
+    write(tmp_path / "in" / "test" / "A.csv", lines[70:])
+    with pytest.raises(
+        DataError, match=rf"A\.csv ends at {stamp(lines[79])}, and .*A\.csv begins at {stamp(lines[70])}"
+    ):
+        build(tmp_path / "in", tmp_path / "lib")
+    assert not (tmp_path / "lib").exists()
+
+
+def test_an_update_moves_no_part_and_shows_nothing_unseen(tmp_path):
+    held = overview(tmp_path / "in")
+    build(tmp_path / "in", tmp_path / "lib")
+    before = summary(tmp_path / "lib")
+    more = bars(days(230), 1)
+    write(tmp_path / "in" / "AAPL.csv", [*held["AAPL"], *more[200:]])
+    write(tmp_path / "in" / "NEW.csv", bars(days(120), 9))
+    report = update(tmp_path / "in", tmp_path / "lib")
+    after = summary(tmp_path / "lib")
+    assert report.added == 1
+    assert after["AAPL"]["total_rows"] == "230"
+    assert after["AAPL"]["test_rows"] == "60"
+    assert {name: (line["test_from"], line["set"]) for name, line in before.items()} == {
+        name: (after[name]["test_from"], after[name]["set"]) for name in before
+    }
+    assert after["NEW"]["set"] == "trained"
+    unchanged = (tmp_path / "lib" / "B" / "manifest.json").read_bytes()
+    assert update(tmp_path / "in", tmp_path / "lib").added == 0
+    assert (tmp_path / "lib" / "B" / "manifest.json").read_bytes() == unchanged
+
+
+def test_a_symbol_that_was_trained_on_cannot_become_unseen(tmp_path):
+    overview(tmp_path / "in")
+    build(tmp_path / "in", tmp_path / "lib")
+    write(tmp_path / "in" / "unseen15" / "AAPL.csv", bars(days(220), 1))
+    with pytest.raises(DataError, match="AAPL is in a folder of unseen symbols now"):
+        update(tmp_path / "in", tmp_path / "lib")
+
+
+def test_symbols_without_parts_are_cut_by_rows_or_by_a_date(tmp_path):
+    lines, few = bars(days(100), 1), bars(days(40), 2)
+    write(tmp_path / "in" / "A.csv", lines)
+    write(tmp_path / "in" / "B.csv", few)
+    build(tmp_path / "in", tmp_path / "rows", cuts=Cuts(test_rows=30, validation_rows=20))
+    found = summary(tmp_path / "rows")
+    assert (found["A"]["test_rows"], found["A"]["validation_rows"]) == ("25", "20")  # at most a quarter
+    assert (found["B"]["test_rows"], found["B"]["validation_rows"]) == ("10", "10")
+    cut = 1645401600 * 10**6  # 2022-02-21
+    build(tmp_path / "in", tmp_path / "date", cuts=Cuts(test_from=cut))
+    found = summary(tmp_path / "date")
+    assert {line["test_from"] for line in found.values()} == {"2022-02-21"}
+
+
+@pytest.mark.parametrize(
+    ("prepare", "message"),
+    [
+        (lambda folder: folder.mkdir(), "holds no table of a symbol"),
+        (lambda folder: write(folder / "train" / "a" / "X.csv", []), "holds no table of a symbol"),
+        (lambda folder: (write(folder / "A.csv", []), write(folder / "a.csv", [])), "differ in case alone"),
+        (lambda folder: (write(folder / "A.csv", []), write(folder / "A.txt", [])), "both give the symbol 'A'"),
+        (lambda folder: (write(folder / "A.csv", []), write(folder / "more" / "B.csv", [])), "it is no subset"),
+        (lambda folder: write(folder / "unseen2" / "old" / "B.csv", []), "not a part of unseen symbols"),
+    ],
+)
+def test_folders_that_cannot_be_understood_are_refused(tmp_path, prepare, message):
+    prepare(tmp_path / "in")
+    with pytest.raises(DataError, match=message):
+        build(tmp_path / "in", tmp_path / "lib")
+    assert not (tmp_path / "lib").exists()
+
+
+def test_small_test_parts_say_what_they_are_worth():
+    assert part_lines({"A": 30, "B": 30})[1].startswith("a forecast of 30 steps has one window in such a part")
+    assert len(part_lines({"A": 500, "B": 300})) == 1
+    assert part_lines({"A": 0}) == ["no symbol has a test part"]
