@@ -208,7 +208,7 @@ def refusal(*overrides: str, **options) -> str:
         ("12024-01-01", "takes a date such as 2024-01-31"),
         ("2024-01-01T24:30", "is no date"),
         ("0001-01-01T00:00+14:00", "is no date"),
-        ("soon", "takes a date such as 2024-01-31, or a date and time such as 2024-01-31T09:30"),
+        ("soon", "takes a date such as 2024-01-31, a date and time such as 2024-01-31T09:30, or library"),
         ("20240101", "takes a date"),
         ("2024", "takes a date"),
         ("2024-01-01+02:00", "takes a date"),

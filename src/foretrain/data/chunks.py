@@ -241,13 +241,14 @@ class Chunk:
         begin = int(start[row])
         return values[begin + first : begin + stop]
 
-    def rows_before(self, time: int) -> IntArray:
-        """Return (n,) stamps of each series before a time, ascending ones: all series are bisected at once."""
+    def rows_before(self, times: IntArray) -> IntArray:
+        """Return how many stamps of each series, ascending ones, are before its time, (n,): all series are bisected at
+        once."""
         values, first, length = self._times
         low, high = np.zeros(len(self), np.int64), length.astype(np.int64)
         while (some := np.flatnonzero(low < high)).size:
             middle = (low[some] + high[some]) // 2
-            before = values[first[some] + middle] < time
+            before = values[first[some] + middle] < times[some]
             low[some[before]] = middle[before] + 1
             high[some[~before]] = middle[~before]
         return low

@@ -111,6 +111,7 @@ class Manifest(BaseModel):
     known_covariates: tuple[str, ...] = ()
     provenance: Provenance
     shards: tuple[Shard, ...] = ()
+    cuts: str | None = None  # sha256 of cuts.json, if series have parts of their own; cuts.py
     content_hash: str
     earlier: tuple[Earlier, ...] = ()  # contents before updates, oldest first
     foretrain_version: str = ""

@@ -5,13 +5,14 @@
 By steps, training has [0, T - v - t), validation the next v steps and test the newest t: items that end at different
 times are cut on different days. By dates, all items are cut on the same days: training has the steps before the first
 cut, less the embargo; validation those from validation_from to test_from, less the embargo; test those from test_from
-on. A step lies where its stamp does. Dates are absolute, so rows that are added later move no cut.
+on. A step lies where its stamp does. Dates are absolute, so rows that are added later move no cut. In the place of a
+date, "library" means that of each series, which a library of symbols stores with its corpora (cuts.py).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Any, Literal, NamedTuple
@@ -19,6 +20,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from foretrain.data.chunks import Chunk
+from foretrain.data.cuts import cut_times, describe
 from foretrain.data.store import Corpus
 from foretrain.data.windows import IntArray
 from foretrain.errors import ConfigError, DataError
@@ -27,6 +29,7 @@ from foretrain.timeaxis import grid
 from foretrain.timeaxis.frequency import DAY, Frequency
 
 PartName = Literal["validation", "test"]
+LIBRARY = "library"  # in the place of a date: the corpus has one for each series
 _TIME = r"(\d\d):(\d\d)(?::(\d\d)(?:\.(\d{1,6}))?)?\s*(Z|[+-]\d\d(?::?\d\d)?)?"
 _DATE = re.compile(rf"(\d{{4}})-(\d\d)-(\d\d)(?:[T ]{_TIME})?", re.ASCII)
 _LONGEST_EMBARGO = 36_525 * DAY  # a hundred years
@@ -101,6 +104,12 @@ class DateCuts:
                 raise ValueError("embargo: has no effect without validation_from or test_from, before which it lies")
             return
         if self.validation_from is None or self.test_from is None:
+            if self.by_library:
+                raise ValueError("validation_from and test_from: library means both; give it for both")
+            return
+        if self.by_library:
+            if self.validation_from != self.test_from:
+                raise ValueError("validation_from and test_from: give library for both, or a date for each")
             return
         if _is_aware(self.validation_from) != _is_aware(self.test_from):
             raise ValueError("validation_from and test_from: give both with a time zone, or both without")
@@ -111,6 +120,33 @@ class DateCuts:
             raise ValueError(
                 f"embargo {self.embargo} leaves no validation part between {self.validation_from} and {self.test_from}"
             )
+
+    @property
+    def by_library(self) -> bool:
+        """Whether each series has dates of its own, which its corpus stores."""
+        return LIBRARY in (self.validation_from, self.test_from)
+
+    def time(self, part: PartName, corpus: Corpus) -> int | IntArray:
+        """Return where a part of a corpus begins, in microseconds of its clock: one time, or (N,) of all series.
+
+        Raises ConfigError for a corpus without times of its own where the library is to say it.
+        """
+        text = getattr(self, f"{part}_from")
+        if text != LIBRARY:
+            return date_micros(text)
+        times = cut_times(corpus)
+        if times is None:
+            raise ConfigError(
+                f"data.{part}_from: library, and {corpus.name} is no corpus of a library, so its series have no dates "
+                "of their own. Make one with `foretrain data market build`, or give dates."
+            )
+        return times[part]
+
+    def train_until_of(self, corpus: Corpus) -> int | IntArray:
+        """Return the first time that training may not see: one, or (N,) of all series."""
+        if not self.by_library:
+            return self.train_until
+        return np.minimum(self.time("validation", corpus), self.time("test", corpus)) - self.span
 
     @property
     def first(self) -> tuple[str, str]:
@@ -138,6 +174,8 @@ class DateCuts:
     @property
     def end_of_training(self) -> str:
         """train_until in words."""
+        if self.by_library:
+            return "the dates of the library" + ("" if self.embargo is None else f" less {self.embargo}")
         less = "" if self.embargo is None else f" less {self.embargo}"
         return f"{grid.iso(self.train_until)} ({self.first[0]}{less})"
 
@@ -152,7 +190,7 @@ class DateCuts:
                     f"data.{key}: {corpus.name} has steps without a calendar, so no date cuts it. Give "
                     f"validation_steps and test_steps instead."
                 )
-            if _is_aware(text) and corpus.manifest.timezone != "UTC":
+            if text != LIBRARY and _is_aware(text) and corpus.manifest.timezone != "UTC":
                 raise ConfigError(
                     f"data.{key}: {text} has a time zone, and {corpus.name} stores local times without one. Give the "
                     "date of that clock, without a zone."
@@ -161,21 +199,22 @@ class DateCuts:
     def reserved(self, corpus: Corpus) -> IntArray:
         """Return (N,) steps at the end of each series that are not trained on."""
         self.check_clock(corpus)
-        return corpus.lengths - rows_before(corpus, self.train_until)
+        return corpus.lengths - rows_before(corpus, self.train_until_of(corpus))
 
     def parts(self, corpus: Corpus) -> SeriesParts:
         """Return the parts of each series. Raises ConfigError as check_clock does."""
         self.check_clock(corpus)
-        lengths, train_end = corpus.lengths, rows_before(corpus, self.train_until)
+        lengths, train_end = corpus.lengths, rows_before(corpus, self.train_until_of(corpus))
         test, validation = Region(lengths, lengths, "nowhere"), Region(train_end, train_end, "nowhere")
         before_test, until = lengths, ""
         if self.test_from is not None:
-            time = date_micros(self.test_from)
-            test = Region(rows_before(corpus, time), lengths, f"from {self.test_from} on")
-            before_test, until = rows_before(corpus, time - self.span), f" to {grid.iso(time - self.span)}"
+            time = self.time("test", corpus)
+            test = Region(rows_before(corpus, time), lengths, f"from {_when(time)} on")
+            before_test, until = rows_before(corpus, time - self.span), f" to {_when(time - self.span)}"
         if self.validation_from is not None:
-            begin = rows_before(corpus, date_micros(self.validation_from))
-            validation = Region(begin, before_test, f"from {self.validation_from}{until or ' on'}")
+            time = self.time("validation", corpus)
+            begin = np.minimum(rows_before(corpus, time), before_test)
+            validation = Region(begin, before_test, f"from {_when(time)}{until or ' on'}")
         return SeriesParts(train_end, validation, test)
 
     def record(self) -> dict[str, Any]:
@@ -185,6 +224,20 @@ class DateCuts:
 
 
 Cuts = StepCuts | DateCuts
+
+
+def _when(time: int | IntArray) -> str:
+    """Return a time, or the range of those of all series, as text."""
+    return grid.iso(time) if isinstance(time, int) else describe(time)
+
+
+def last_seen(corpus: Corpus, cuts: Cuts) -> str | None:
+    """Return the newest time of a corpus, ISO text; where a library cuts, the newest before its last test part."""
+    last = corpus.manifest.last_time
+    if not isinstance(cuts, DateCuts) or not cuts.by_library or last is None:
+        return last
+    limit = int(np.max(cuts.time("test", corpus))) - 1
+    return str(min(np.datetime64(last, "us"), np.datetime64(limit, "us")))
 
 
 def cuts_of(record: Mapping[str, Any]) -> DateCuts | None:
@@ -204,13 +257,13 @@ def date_text(value: Any) -> Any:
 
     Raises ValueError for everything else, years outside 1 to 9999 among it.
     """
-    if value is None:
-        return None
+    if value is None or value == LIBRARY:
+        return value
     if isinstance(value, date):  # of Python callers; a datetime is one too
         value = value.isoformat()
     found = _DATE.fullmatch(value.strip()) if isinstance(value, str) else None
     if found is None:
-        raise ValueError("takes a date such as 2024-01-31, or a date and time such as 2024-01-31T09:30")
+        raise ValueError("takes a date such as 2024-01-31, a date and time such as 2024-01-31T09:30, or library")
     year, month, day, hour, minute, second = (int(part or 0) for part in found.groups()[:6])
     micros = int((found[7] or "").ljust(6, "0"))
     try:
@@ -264,8 +317,9 @@ def span_micros(text: str) -> int:
 # -- rows by time ------------------------------------------------------------------------------------------------------
 
 
-def rows_before(corpus: Corpus, time: int) -> IntArray:
-    """Return (N,) steps of each series with stamps before a time in microseconds; the corpus has a calendar.
+def rows_before(corpus: Corpus, time: int | IntArray) -> IntArray:
+    """Return (N,) steps of each series with stamps before a time in microseconds, one or (N,) of them; the corpus has a
+    calendar.
 
     Regular axes are computed from their starts. Of stored stamps, all series are bisected at once on the memory map,
     which reads a few of each. Raises DataError for a foreign folder whose stamps do not ascend.
@@ -274,35 +328,44 @@ def rows_before(corpus: Corpus, time: int) -> IntArray:
     if corpus.manifest.time == "stamps":
         if corpus.path is not None and not corpus.manifest.shards:  # of another program: nothing has looked at them
             _require_ascending(corpus)
-        return _joined([chunk.rows_before(time) for chunk in corpus.chunks])
+        return _joined([chunk.rows_before(times) for chunk, times in _by_chunk(corpus, time)])
     assert corpus.frequency is not None
-    count = _on_grid(corpus.frequency, int(corpus.lengths.max(initial=0)), time)
-    return _joined([count(chunk) for chunk in corpus.chunks])
+    count = _on_grid(corpus.frequency, int(corpus.lengths.max(initial=0)))
+    return _joined([count(chunk, times) for chunk, times in _by_chunk(corpus, time)])
+
+
+def _by_chunk(corpus: Corpus, time: int | IntArray) -> Iterator[tuple[Chunk, IntArray]]:
+    """Yield each record batch with the (n,) times of its series."""
+    for chunk in corpus.chunks:
+        times = time if isinstance(time, int) else time[chunk.first : chunk.first + len(chunk)]
+        yield chunk, np.broadcast_to(np.asarray(times, np.int64), len(chunk))
 
 
 def _joined(parts: list[IntArray]) -> IntArray:
     return np.concatenate(parts, dtype=np.int64)
 
 
-def _on_grid(frequency: Frequency, longest: int, time: int) -> Callable[[Chunk], IntArray]:
-    """Return the function that counts the rows of each series of a record batch before a time."""
+def _on_grid(frequency: Frequency, longest: int) -> Callable[[Chunk, IntArray], IntArray]:
+    """Return the function that counts the rows of each series of a record batch before its time."""
 
-    def fixed(chunk: Chunk) -> IntArray:
+    def fixed(chunk: Chunk, times: IntArray) -> IntArray:
         assert frequency.micros is not None
-        return np.clip(-((chunk.starts - time) // frequency.micros), 0, chunk.length)
+        return np.clip(-((chunk.starts - times) // frequency.micros), 0, chunk.length)
 
-    def bisected(chunk: Chunk) -> IntArray:
+    def bisected(chunk: Chunk, times: IntArray) -> IntArray:
         low, high = np.zeros(len(chunk), np.int64), chunk.length.astype(np.int64)
         while (low < high).any():
             middle = (low + high) // 2
-            before = (grid.stamps(chunk.starts, frequency, middle) < time) & (low < high)
+            before = (grid.stamps(chunk.starts, frequency, middle) < times) & (low < high)
             low, high = np.where(before, middle + 1, low), np.where(before, high, np.minimum(high, middle))
         return low
 
-    def named(chunk: Chunk) -> IntArray:
-        starts, of = np.unique(chunk.starts, return_inverse=True)  # most series share one
-        steps = np.arange(longest)
-        counts = [int(np.searchsorted(grid.stamps(int(start), frequency, steps), time)) for start in starts]
+    def named(chunk: Chunk, times: IntArray) -> IntArray:
+        pairs = np.stack([chunk.starts, times])
+        pairs, of = np.unique(pairs, axis=1, return_inverse=True)  # most series share a start, and a time
+        starts, steps = np.unique(pairs[0]), np.arange(longest)
+        stamps = {int(start): grid.stamps(int(start), frequency, steps) for start in starts}
+        counts = [int(np.searchsorted(stamps[int(start)], time)) for start, time in pairs.T]
         return np.minimum(np.array(counts, np.int64)[of.reshape(-1)], chunk.length)
 
     if frequency.micros is not None:

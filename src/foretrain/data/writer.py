@@ -10,7 +10,7 @@ import datetime
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,6 +20,8 @@ import pyarrow as pa
 
 from foretrain import __version__
 from foretrain.atomic import replace_folder, sync, sync_new, sync_tree
+from foretrain.data.cuts import NAME as cuts_file
+from foretrain.data.cuts import OwnCuts, cuts_text, with_cuts
 from foretrain.data.exclusive import exclusive, kept_folder, scratch
 from foretrain.data.manifest import (
     MANIFEST_NAME,
@@ -234,7 +236,7 @@ def complete_manifest(
             "last_time": _iso(buffer.last_time),
             "provenance": {"kind": "real", "sources": [], "command": None, **(provenance or {})},
             "shards": shards,
-            "content_hash": buffer.hash.hexdigest(),
+            "content_hash": with_cuts(buffer.hash.hexdigest(), fields.get("cuts")),
             "foretrain_version": __version__,
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         },
@@ -304,9 +306,14 @@ class CorpusWriter:
 
     def extra_file(self, name: str, text: str) -> None:
         """Add a text file beside the shards."""
-        if Path(name).name != name or name in (MANIFEST_NAME, "state.json", "dataset_info.json"):
+        if Path(name).name != name or name in (MANIFEST_NAME, cuts_file, "state.json", "dataset_info.json"):
             raise DataError(f"{self.out}: {name!r} cannot be the name of an extra file.")
         self._texts[name] = text
+
+    def cut_at(self, cuts: Mapping[str, OwnCuts]) -> None:
+        """Record where the parts of each series begin."""
+        self._texts[cuts_file] = cuts_text(cuts)
+        self._fields["cuts"] = hashlib.sha256(self._texts[cuts_file].encode()).hexdigest()
 
     def follow(self, earlier: Sequence[Earlier]) -> None:
         """Record the contents that the corpus had before updates."""

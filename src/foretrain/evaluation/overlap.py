@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from foretrain.data.lineage import rows_then
-from foretrain.data.parts import DateCuts, Region, StepCuts, date_micros, rows_before
+from foretrain.data.parts import LIBRARY, DateCuts, Region, StepCuts, date_micros, rows_before
 from foretrain.data.splits import Origin, SplitName, held_out
 from foretrain.data.store import Corpus
 from foretrain.data.windows import IntArray
@@ -190,7 +190,7 @@ def held_by_dates(release: dict[str, Any] | None, corpus: Corpus, split: SplitNa
     limit = max(extents, key=lambda extent: int(getattr(extent, by).sum()))
     dates = limit.rule.dates
     date = None if dates is None else dates.test_from if split == "test" else dates.validation_from
-    words = "what training held out" if date is None else f"from {date} on"
+    words = "what training held out" if date in (None, LIBRARY) else f"from {date} on"
     return HeldByDates(Region(begin, end, words), record.name(limit.rule.by))
 
 
@@ -202,6 +202,8 @@ def _other_corpus(record: TrainingRecord, corpus: Corpus, split: SplitName) -> H
     date = None if cuts is None else getattr(cuts, key)
     if cuts is None or date is None:
         return None
+    if cuts.by_library:
+        return None if corpus.manifest.cuts is None else HeldByDates(getattr(cuts.parts(corpus), split))
     end = corpus.lengths
     if split == "validation" and cuts.test_from is not None:
         end = rows_before(corpus, date_micros(cuts.test_from) - cuts.span)
@@ -392,7 +394,8 @@ def _chose(record: TrainingRecord, found: Sequence[tuple[Seen, np.ndarray]], cor
     whose = f"the weights of {who}" if who else "this model's weights"
     part = "are in the validation part that chose"
     if rule.dates is not None:
-        part = f"start before {rule.dates.test_from or 'the end'}, in or beside the validation part that chose"
+        limit = "the test part of the library" if rule.dates.by_library else rule.dates.test_from or "the end"
+        part = f"start before {limit}, in or beside the validation part that chose"
     text = (
         f"{chosen} of {scored} windows of {corpus.name} {part} {whose}, so the score is biased in the model's favour."
     )
@@ -461,8 +464,8 @@ def last_time(rule: Seen) -> np.datetime64:
     """Return the newest time of a dated corpus that a training saw: of one cut by dates, one before its test part."""
     assert rule.date_range is not None
     last = np.datetime64(rule.date_range[1].replace("Z", "").split("+")[0], "us")
-    if rule.dates is None or rule.dates.test_from is None:
-        return last
+    if rule.dates is None or rule.dates.test_from is None or rule.dates.by_library:
+        return last  # where a library cut, the range ends before its last test part
     return min(last, np.datetime64(date_micros(rule.dates.test_from) - 1, "us"))
 
 

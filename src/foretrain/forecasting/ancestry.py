@@ -35,7 +35,7 @@ class Seen:
     name: str | None = None
     provenance: str | None = None
     generated: bool | None = None  # of synthetic data: drawn by a generator of ours, imported from no file
-    date_range: tuple[str, str] | None = None  # of the whole corpus
+    date_range: tuple[str, str] | None = None  # of the whole corpus; where a library cut, up to its last test part
     validation_steps: int = 0
     test_steps: int = 0
     holdout_fraction: float = 0.0
@@ -213,6 +213,8 @@ def _most_dates(rules: Sequence[Seen]) -> dict[str, str | None]:
     given = [one for one in dates if one is not None]
     if len(given) < len(dates):
         return {**most}
+    if any(one.by_library for one in given):
+        return {**most, **(given[0].record() if len(set(given)) == 1 else {})}
     trained = max(one.train_until for one in given)
     tests = [date_micros(one.test_from) for one in given if one.test_from is not None]
     if len(tests) < len(given):  # one had no test part

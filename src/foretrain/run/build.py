@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from foretrain.adapters.layers import KEY, adapt
 from foretrain.config import read_yaml
 from foretrain.data.config import DataConfig
+from foretrain.data.parts import last_seen
 from foretrain.data.source import TrainingSource
 from foretrain.data.store import Corpus
 from foretrain.data.synthetic.generated import AnySource, GeneratedSource
@@ -217,7 +218,7 @@ def start_facts(config: RunConfig) -> dict[str, Any]:
 def release_facts(config: RunConfig, source: AnySource) -> dict[str, Any]:
     """Return the entries of release.json on the origin of the weights; evaluate takes its defaults from them and
     checks for overlaps with the training data."""
-    ranges = [(c.manifest.first_time, c.manifest.last_time) for c in source.corpora]
+    ranges = [(c.manifest.first_time, last_seen(c, config.data.cuts)) for c in source.corpora]
     first = [start for start, _ in ranges if start]
     last = [end for _, end in ranges if end]
     start = start_facts(config)

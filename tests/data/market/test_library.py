@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tests.data.market.folders import bars, days, overview, write, write_parts
 
+from foretrain.data.config import DataConfig
+from foretrain.data.importers import import_corpus
 from foretrain.data.market.library import Cuts, build, part_lines, update
+from foretrain.data.parts import DateCuts
+from foretrain.data.source import TrainingSource
 from foretrain.data.store import Corpus
-from foretrain.errors import DataError
+from foretrain.data.windows import NO_TIME
+from foretrain.errors import ConfigError, DataError
 
 
 def summary(library: Path) -> dict[str, dict[str, str]]:
@@ -176,3 +183,77 @@ def test_small_test_parts_say_what_they_are_worth():
     assert part_lines({"A": 30, "B": 30})[1].startswith("a forecast of 30 steps has one window in such a part")
     assert len(part_lines({"A": 500, "B": 300})) == 1
     assert part_lines({"A": 0}) == ["no symbol has a test part"]
+
+
+def corpus_parts(library: Path, name: str) -> dict[str, tuple[int, ...]]:
+    """Return of each symbol the rows of training, of validation, and of test."""
+    corpus = Corpus.open(library / name)
+    parts = DateCuts("library", "library").parts(corpus)
+    rows = zip(parts.train_end, parts.validation.end - parts.validation.begin, parts.test.end - parts.test.begin,
+               strict=True)  # fmt: skip
+    return {item: tuple(map(int, counts)) for item, counts in zip(corpus.item_ids(), rows, strict=True)}
+
+
+def test_each_symbol_is_cut_at_its_own_dates(built):
+    library, held = built
+    assert corpus_parts(library, "B") == {
+        name: (len(held[name]) - 60, 30, 30) for name in ("AAPL", "MSFT", "NVDA")
+    }  # fmt: skip
+    assert corpus_parts(library, "unseen/B") == {"AVGO": (100, 20, 30)}
+
+
+@pytest.mark.parametrize("embargo", [None, "10D"])
+@pytest.mark.parametrize("sampling", ["random", "epoch"])
+def test_training_sees_no_test_row_of_any_symbol(built, sampling, embargo):
+    library, _ = built
+    config = DataConfig(
+        corpora=({"path": str(library / "B")}, {"path": str(library / "D")}),  # type: ignore[arg-type]
+        target=("close",), context_length=20, prediction_length=5, sampling=sampling, with_times=True,
+        validation_from="library", test_from="library", embargo=embargo,
+    )  # fmt: skip
+    source = TrainingSource(config, seed=1)
+    windows = source.windows(0, 3000)
+    assert windows.source is not None and windows.future_times is not None
+    lines = summary(library)
+    for (corpus, series, _), times in zip(windows.source.tolist(), windows.future_times, strict=True):
+        symbol = source.corpora[corpus].item_id(series)
+        first = np.datetime64(lines[symbol]["validation_from"], "us").astype(np.int64)
+        limit = first - (0 if embargo is None else 10 * 86400 * 10**6)
+        assert times[times != NO_TIME].max() < limit
+    symbols = {source.corpora[corpus].item_id(series) for corpus, series, _ in windows.source.tolist()}
+    assert symbols == {"AAPL", "MSFT", "NVDA", "BTC-USD"}
+
+
+def test_cuts_are_content_of_the_corpus(built, tmp_path):
+    library, _ = built
+    shutil.copytree(library / "B", tmp_path / "B")
+    corpus = Corpus.open(tmp_path / "B")
+    assert corpus.fingerprint == Corpus.open(library / "B").fingerprint
+    cuts = json.loads((tmp_path / "B" / "cuts.json").read_text())
+    cuts["AAPL"][1] += 1
+    (tmp_path / "B" / "cuts.json").write_text(json.dumps(cuts))
+    with pytest.raises(DataError, match=r"cuts\.json: is not the file of this corpus"):
+        DateCuts("library", "library").parts(corpus)
+    (tmp_path / "B" / "cuts.json").unlink()
+    with pytest.raises(DataError, match=r"cuts\.json: missing"):
+        DateCuts("library", "library").parts(corpus)
+
+
+def test_other_corpora_have_no_dates_of_a_library(tmp_path):
+    write(tmp_path / "A.csv", bars(days(100), 1))
+    import_corpus([tmp_path / "A.csv"], tmp_path / "corpus")
+    with pytest.raises(ConfigError, match="corpus is no corpus of a library"):
+        DateCuts("library", "library").parts(Corpus.open(tmp_path / "corpus"))
+    with pytest.raises(ValueError, match="library for both"):
+        DateCuts("library", "2024-01-01").check()
+
+
+def test_an_import_adds_rows_to_a_library_and_no_symbols(tmp_path):
+    held = overview(tmp_path / "in")
+    build(tmp_path / "in", tmp_path / "lib")
+    write(tmp_path / "more" / "AAPL.csv", bars(days(230), 1)[200:])
+    import_corpus([tmp_path / "more"], tmp_path / "lib" / "B", update=True)
+    assert corpus_parts(tmp_path / "lib", "B")["AAPL"] == (len(held["AAPL"]) - 60, 30, 60)
+    write(tmp_path / "more" / "ZZZ.csv", bars(days(100), 3))
+    with pytest.raises(DataError, match="item 'ZZZ' is new, and the items of this corpus have parts of their own"):
+        import_corpus([tmp_path / "more"], tmp_path / "lib" / "B", update=True)

@@ -7,18 +7,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from foretrain.data.cuts import OwnCuts
 from foretrain.data.findings import Findings
 from foretrain.data.importers.options import ImportOptions
 from foretrain.data.importers.report import ImportReport
 from foretrain.data.importers.spool import Spool
 from foretrain.data.store import Corpus
+from foretrain.data.windows import IntArray
 
 Progress = Callable[[int, int, str], None]
+CutRule = Callable[[str, IntArray], OwnCuts]  # of an item and its (T,) stamps: where its parts begin
 
 
 @dataclass(frozen=True)
 class ImportJob:
-    """One import into the corpus folder `out`. name: what messages call it; old: the corpus to update, if any."""
+    """One import into the corpus folder `out`. name: what messages call it; old: the corpus to update, if any; cut:
+    where the parts of new items begin, if items have parts of their own."""
 
     options: ImportOptions
     out: Path
@@ -30,6 +34,7 @@ class ImportJob:
     old: Corpus | None
     provenance: str
     command: str | None
+    cut: CutRule | None = None
 
     @functools.cached_property
     def stored(self) -> frozenset[str]:

@@ -10,7 +10,7 @@ from foretrain.data.exclusive import exclusive
 from foretrain.data.findings import Findings
 from foretrain.data.importers.axis import choose_axis
 from foretrain.data.importers.cleaning import Cleaned, clean_items
-from foretrain.data.importers.job import ImportJob, Progress
+from foretrain.data.importers.job import CutRule, ImportJob, Progress
 from foretrain.data.importers.options import ImportOptions
 from foretrain.data.importers.reading import read_files
 from foretrain.data.importers.report import ImportReport
@@ -30,13 +30,15 @@ def import_corpus(
     progress: Progress | None = None,
     command: str | None = None,
     name: str | None = None,
+    cut: CutRule | None = None,
     **options: Any,
 ) -> ImportReport:
     """Import files or folders into the corpus folder `out`; options are the fields of ImportOptions.
 
     With update, new bars and items are appended to an existing corpus. provenance is "real" or "synthetic". progress is
-    called with (done, total, text). name is what messages call the import, the folder if it is None. Raises DataError
-    naming the file and a remedy; `out` is then unchanged.
+    called with (done, total, text). name is what messages call the import, the folder if it is None. cut says where the
+    parts of each new item begin, of a corpus whose items have parts of their own. Raises DataError naming the file and
+    a remedy; `out` is then unchanged.
     """
     settings, out = ImportOptions.of(**options), Path(out)
     check_target(out, update, provenance, settings)
@@ -45,7 +47,7 @@ def import_corpus(
         with exclusive(out) as folder, Spool(folder) as spool:
             old = load_old(folder, spool, provenance) if update else None
             title, progress = name or str(out), progress or _silent
-            job = ImportJob(settings, folder, title, spool, findings, report, progress, old, provenance, command)
+            job = ImportJob(settings, folder, title, spool, findings, report, progress, old, provenance, command, cut)
             _run([Path(path) for path in paths], job)
     except OSError as error:
         place = str(out) if name is None else f"{name}: the scratch folder {out.parent}"

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from foretrain.data.cuts import OwnCuts, read_cuts
 from foretrain.data.importers.axis import Axis, Placed, place_items
 from foretrain.data.importers.cleaning import Cleaned
 from foretrain.data.importers.job import ImportJob
@@ -33,6 +34,8 @@ class _Writer:
         self.job, self.axis = job, axis
         self.items, self.schema, self.gathered = cleaned.items, cleaned.schema, cleaned.gathered
         self.seen: dict[bytes, str] = {}  # digest of rows -> item
+        self.old_cuts = {} if job.old is None else read_cuts(job.old)
+        self.cuts: dict[str, OwnCuts] = {}
 
     def run(self) -> None:
         """Write items, quality.json and data_summary.csv."""
@@ -45,6 +48,7 @@ class _Writer:
                     job.progress(done, len(self.items), "writing")
                 if self._stays(placed):
                     rows = placed.rows
+                    self._cut(rows)
                     writer.append(rows.item_id, rows.values, times=rows.times)
                     summary.append(self._line(placed))
                     if lineage is not None and rows.times is not None:
@@ -61,6 +65,8 @@ class _Writer:
             writer.extra_file("data_summary.csv", summary_csv(summary))
             if lineage is not None:
                 writer.follow(lineage.records())
+            if self.cuts:
+                writer.cut_at(self.cuts)
         self._fill_report(summary)
 
     def _open(self) -> CorpusWriter:
@@ -82,6 +88,21 @@ class _Writer:
             replaces=None if self.job.old is None else self.job.old.manifest,
             locked=True,
         )
+
+    def _cut(self, rows: ItemRows) -> None:
+        """Note where an item's parts begin, if items have parts: of a stored one where they began."""
+        if not self.old_cuts and self.job.cut is None:
+            return
+        found = self.old_cuts.get(rows.item_id)
+        if found is None and self.job.cut is None:
+            raise DataError(
+                f"{self.job.name}: item {rows.item_id!r} is new, and the items of this corpus have parts of their own. "
+                "Add it with `foretrain data market build FOLDER --out LIBRARY --update`. Nothing was changed."
+            )
+        if found is None:
+            assert self.job.cut is not None and rows.times is not None
+            found = self.job.cut(rows.item_id, rows.times)
+        self.cuts[rows.item_id] = found
 
     def _stays(self, placed: Placed) -> bool:
         """Return False if a rule drops an item; the report says why."""

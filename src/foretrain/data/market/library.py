@@ -23,12 +23,14 @@ import numpy as np
 
 from foretrain import __version__
 from foretrain.atomic import new_folder, remove, replacing_file, write_json, write_text
+from foretrain.data.cuts import OwnCuts, read_cuts
 from foretrain.data.importers import ImportOptions, import_corpus
 from foretrain.data.market import unseen
 from foretrain.data.market.assets import asset_of, read_assets
 from foretrain.data.market.layout import Layout, SymbolFiles, scan
 from foretrain.data.market.prepare import Prepared, as_parts, fields_of, hashes_of, prepare
 from foretrain.data.store import Corpus
+from foretrain.data.windows import IntArray
 from foretrain.errors import DataError
 from foretrain.locks import FileLock
 from foretrain.notes import counted
@@ -60,8 +62,8 @@ class Cuts:
     validation_rows: int = 30
     test_from: int | None = None  # microseconds
 
-    def of(self, prepared: Prepared, times: np.ndarray) -> tuple[int | None, int | None]:
-        """Return where validation and test begin in a series with these (T,) stamps; None = no such part."""
+    def of(self, prepared: Prepared, times: IntArray) -> OwnCuts:
+        """Return where validation and test begin in a series with these (T,) stamps."""
         test, validation = prepared.test_from, prepared.validation_from
         if test is None and self.test_from is not None:
             test = self.test_from if times[0] < self.test_from <= times[-1] else None
@@ -72,7 +74,7 @@ class Cuts:
             before = len(times) if test is None else int(np.searchsorted(times, test))
             rows = min(self.validation_rows, len(times) // 4, before)
             validation = int(times[before - rows]) if rows else None
-        return validation, test
+        return OwnCuts(validation, test)
 
 
 @dataclass(frozen=True)
@@ -297,7 +299,7 @@ class _Work:
             out = self.out / corpus
             found = import_corpus(
                 paths, out, update=out.exists(), name=corpus, command=self.command, progress=self.progress,
-                **fields_of(as_parts(self.options)),
+                cut=self._cut, **fields_of(as_parts(self.options)),
             )  # fmt: skip
             self.report.notes += [
                 f"{corpus}: {rule} ({level}): {items}, {rows} -> {action}"
@@ -305,22 +307,18 @@ class _Work:
                 if rule not in _OF_COPIES or len(paths) == len(symbols)
             ]
             self.report.notes += [f"{corpus}: left out {symbol}: {why}" for symbol, why in found.dropped.items()]
-            self._enter(corpus, symbols, old)
+            self._enter(corpus, symbols)
         self.report.added = len(set(new) - set(old))
 
-    def _enter(self, corpus: str, symbols: Iterable[str], old: Mapping[str, Entry]) -> None:
-        stored = Corpus.open(self.out / corpus)
-        numbers = {name: number for number, name in enumerate(stored.item_ids())}
-        kind = UNSEEN if corpus.startswith(f"{UNSEEN}/") else "trained"
+    def _cut(self, symbol: str, times: IntArray) -> OwnCuts:
+        return self.cuts.of(self.prepared[symbol], times)
+
+    def _enter(self, corpus: str, symbols: Iterable[str]) -> None:
+        cuts = read_cuts(Corpus.open(self.out / corpus))
         for symbol in symbols:
-            times = stored.times(numbers[symbol])
-            assert times is not None
-            if symbol in old:
-                validation, test = old[symbol].validation_from, old[symbol].test_from
-            else:
-                validation, test = self.cuts.of(self.prepared[symbol], times)
-            files = self.prepared[symbol].hashes
-            self.entries[symbol] = Entry(kind, corpus, validation, test, files)
+            if symbol in cuts:
+                kind = UNSEEN if corpus.startswith(f"{UNSEEN}/") else "trained"
+                self.entries[symbol] = Entry(kind, corpus, *cuts[symbol], self.prepared[symbol].hashes)
 
     def finish(self) -> None:
         """Write the summary, the metadata, the quarantine and library.json, which comes last."""
