@@ -57,7 +57,8 @@ def evaluate(
     test_from: Annotated[
         str | None,
         typer.Option(
-            metavar="DATE", help="Where the test part begins, by the data's own clock (default: as training was cut)."
+            metavar="DATE",
+            help="Where the test part begins, by the data's own clock, or library (default: as training was cut).",
         ),
     ] = None,
     score_seen_dates: Annotated[

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from foretrain.cli.market_build import market_build
 from foretrain.cli.options import prepare, require_single_process
+from foretrain.cli.reading import GroupedCommand, reads_files
 from foretrain.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -29,6 +31,9 @@ class MarketSource(StrEnum):
 @market_app.callback()
 def _group() -> None:
     """Libraries of market bars, a file for each symbol."""
+
+
+market_app.command("build", cls=GroupedCommand)(reads_files()(market_build))
 
 
 @market_app.command("download")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from foretrain.data.parts import DateCuts, cuts_of
+from foretrain.data.parts import LIBRARY, DateCuts, cuts_of
 from foretrain.data.splits import Origins, Selection, SplitName, select
 from foretrain.data.store import Corpus
 from foretrain.errors import ConfigError, DataError
@@ -322,6 +322,8 @@ def _asked_cuts(split: SplitName, sizes: Mapping[str, int | None], dates: Mappin
         raise ConfigError("validation_from: of no use with split test, whose part begins at test_from.")
     if f"{split}_from" not in given:
         raise ConfigError(f"test_from: of no use with split {split} alone; give {split}_from.")
+    if LIBRARY in dates.values():  # which has both
+        dates = dict.fromkeys(dates, LIBRARY)
     try:
         return cuts_of(dates)
     except ValueError as error:

@@ -11,14 +11,20 @@ import numpy as np
 import pytest
 from tests.data.market.folders import bars, days, overview, write, write_parts
 
+import foretrain
 from foretrain.data.config import DataConfig
 from foretrain.data.importers import import_corpus
 from foretrain.data.market.library import Cuts, build, part_lines, update
 from foretrain.data.parts import DateCuts
 from foretrain.data.source import TrainingSource
+from foretrain.data.splits import select
 from foretrain.data.store import Corpus
 from foretrain.data.windows import NO_TIME
 from foretrain.errors import ConfigError, DataError
+from foretrain.evaluation.overlap import Overlap
+from foretrain.evaluation.tasks import evaluate
+from foretrain.run.config import load_config
+from foretrain.run.train import train_run
 
 
 def summary(library: Path) -> dict[str, dict[str, str]]:
@@ -257,3 +263,28 @@ def test_an_import_adds_rows_to_a_library_and_no_symbols(tmp_path):
     write(tmp_path / "more" / "ZZZ.csv", bars(days(100), 3))
     with pytest.raises(DataError, match="item 'ZZZ' is new, and the items of this corpus have parts of their own"):
         import_corpus([tmp_path / "more"], tmp_path / "lib" / "B", update=True)
+
+
+def test_a_model_of_a_library_is_scored_on_its_test_part_and_on_unseen_symbols(built, tmp_path):
+    library, _ = built
+    config = load_config(
+        Path(__file__).parents[3] / "configs" / "linear" / "quick.yaml",
+        [
+            f"data.corpora=[{{path: {library / 'B'}}}]", "data.target=[close]", "data.context_length=20",
+            "data.prediction_length=10", "data.validation_steps=null", "data.test_steps=null",
+            "data.validation_from=library", "data.test_from=library", "evaluation.promotion=false",
+            "training.max_steps=2", "optimizer.schedule={kind: constant}", f"output_dir={tmp_path / 'run'}",
+        ],
+    )  # fmt: skip
+    train_run(config)
+    release = tmp_path / "run" / "release"
+    facts, model = json.loads((release / "release.json").read_text()), foretrain.load(release).model
+    for name, symbols in (("B", 3), ("unseen/B", 1)):
+        for asked in ({}, {"test_from": "library"}):
+            corpus = Corpus.open(library / name)
+            chosen = select(corpus, ["close"])
+            result = evaluate(
+                model, corpus, selection=chosen, prediction_length=10, num_windows=3, release=facts, compare=(), **asked
+            )
+            assert sum(result.item_windows) == 3 * symbols
+            assert not [note for note in result.warnings if isinstance(note, Overlap)]
