@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import threading
@@ -13,7 +14,7 @@ import torch
 from tests.cli.test_app import foretrain
 from tests.run.test_train import TINY
 
-from foretrain.cli.train import BatchFlags
+from foretrain.cli.train import BatchFlags, train_command
 from foretrain.config import apply_overrides, dump_yaml, read_yaml
 from foretrain.distributed.world import World
 from foretrain.errors import ConfigError
@@ -201,3 +202,22 @@ def test_what_takes_long_before_the_first_step_is_said_while_it_lasts(capsys):
     with announced("never", World(), patience=60.0):
         pass
     assert capsys.readouterr().out == "opening 3 corpora ...\n"
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ({"token_budget": {"micro_batches_per_stepx": 2}}, "token_budget.micro_batches_per_stepx"),
+        ({"batch_size": "x"}, "training.batch_size"),
+        ({"dtype": 3}, "training.dtype"),
+    ],
+)
+def test_a_damaged_saved_config_is_named_on_resume(tmp_path: Path, damage, message):
+    config, saved = written(tmp_path / "a.yaml"), tmp_path / "run" / "config.yaml"
+    train_command(config, [], batch=BatchFlags())
+    tree = read_yaml(saved)
+    tree["training"] |= damage
+    saved.write_text(json.dumps(tree))
+    settings = ["training.token_budget={max_tokens_per_batch: 500}"] if "token_budget" in damage else []
+    with pytest.raises(ConfigError, match=rf"config\.yaml: is damaged: .*{message}"):
+        train_command(config, settings, batch=BatchFlags(), resume="auto")

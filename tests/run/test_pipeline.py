@@ -498,25 +498,6 @@ def test_on_resume_the_saved_batch_sizes_rule(tmp_path: Path, capsys):
     assert "finished at step 7" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        ({"token_budget": {"micro_batches_per_stepx": 2}}, "token_budget.micro_batches_per_stepx"),
-        ({"batch_size": "x"}, "training.batch_size"),
-        ({"dtype": 3}, "training.dtype"),
-    ],
-)
-def test_a_damaged_saved_config_is_named_on_resume(tmp_path: Path, damage, message):
-    path = written(tmp_path / "run.yaml", tiny(tmp_path / "run"))
-    train_command(path, [], batch=BatchFlags(2, 2))
-    saved = read_yaml(tmp_path / "run" / "config.yaml")
-    saved["training"] |= damage
-    (tmp_path / "run" / "config.yaml").write_text(json.dumps(saved))
-    settings = ["training.token_budget={max_tokens_per_batch: 500}"] if "token_budget" in damage else []
-    with pytest.raises(ConfigError, match=rf"config\.yaml: is damaged: .*{message}"):
-        train_command(path, settings, batch=BatchFlags(), resume="auto")
-
-
 def test_micro_batches_may_be_smaller_on_resume_by_flag_or_by_key(tmp_path: Path, capsys):
     path = written(tmp_path / "run.yaml", tiny(tmp_path / "run"))
     train_command(path, [], batch=BatchFlags(4))

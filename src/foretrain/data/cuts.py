@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,9 +18,6 @@ from foretrain.data.windows import IntArray
 from foretrain.errors import DataError
 from foretrain.reading import read_text
 from foretrain.timeaxis.grid import iso
-
-if TYPE_CHECKING:
-    from foretrain.data.store import Corpus
 
 NAME = "cuts.json"
 NEVER = 2**62  # microseconds: the time of a part that a series does not have
@@ -43,15 +40,18 @@ def with_cuts(content_hash: str, cuts: str | None) -> str:
     return content_hash if cuts is None else hashlib.sha256(f"{content_hash}\n{cuts}".encode()).hexdigest()
 
 
-def read_cuts(corpus: Corpus) -> dict[str, OwnCuts]:
-    """Return the cuts of each item; {} for a corpus without them. Raises DataError if they are not what was written."""
-    if corpus.manifest.cuts is None or corpus.path is None:
+def read_cuts(folder: Path | None, sha256: str | None) -> dict[str, OwnCuts]:
+    """Return the cuts of each item of a corpus folder by its manifest's hash of them; {} for a corpus without.
+
+    Raises DataError if they are not what was written.
+    """
+    if folder is None or sha256 is None:
         return {}
-    path = Path(corpus.path) / NAME
+    path = folder / NAME
     again = "Copy the corpus again, whole, or build its library anew."
     try:
         text = read_text(path)
-        if hashlib.sha256(text.encode()).hexdigest() != corpus.manifest.cuts:
+        if hashlib.sha256(text.encode()).hexdigest() != sha256:
             raise DataError(f"{path}: is not the file of this corpus (its sha256 differs from the manifest's). {again}")
         tree: dict[str, Any] = json.loads(text)
         return {item: OwnCuts(*(None if at is None else int(at) for at in pair)) for item, pair in tree.items()}
@@ -61,18 +61,14 @@ def read_cuts(corpus: Corpus) -> dict[str, OwnCuts]:
         raise DataError(f"{path}: cannot be read: {' '.join(str(error).split())[:200]}. {again}") from None
 
 
-def cut_times(corpus: Corpus) -> dict[str, IntArray] | None:
-    """Return (N,) times at which each series' part begins, NEVER without one, by part; None without cuts.
+def times_of(cuts: Mapping[str, OwnCuts], items: Sequence[str], name: str) -> dict[str, IntArray]:
+    """Return (N,) times at which each item's part begins, NEVER without one, by part.
 
-    Raises DataError if an item has none.
+    name: the corpus'. Raises DataError if an item has no cuts.
     """
-    cuts = read_cuts(corpus)
-    if not cuts:
-        return None
-    items = corpus.item_ids()
     missing = next((item for item in items if item not in cuts), None)
     if missing is not None:
-        raise DataError(f"{corpus.path}: {NAME} says nothing of item {missing!r}. Build the library anew.")
+        raise DataError(f"{name}: {NAME} says nothing of item {missing!r}. Build the library anew.")
     found = {}
     for part in ("validation", "test"):
         times = [getattr(cuts[item], f"{part}_from") for item in items]

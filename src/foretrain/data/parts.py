@@ -20,7 +20,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from foretrain.data.chunks import Chunk
-from foretrain.data.cuts import cut_times, describe
+from foretrain.data.cuts import describe, read_cuts, times_of
 from foretrain.data.store import Corpus
 from foretrain.data.windows import IntArray
 from foretrain.errors import ConfigError, DataError
@@ -134,13 +134,13 @@ class DateCuts:
         text = getattr(self, f"{part}_from")
         if text != LIBRARY:
             return date_micros(text)
-        times = cut_times(corpus)
-        if times is None:
+        cuts = read_cuts(corpus.path, corpus.manifest.cuts)
+        if not cuts:
             raise ConfigError(
                 f"data.{part}_from: library, and {corpus.name} is no corpus of a library, so its series have no dates "
                 "of their own. Make one with `foretrain data market build`, or give dates."
             )
-        return times[part]
+        return times_of(cuts, corpus.item_ids(), corpus.name)[part]
 
     def train_until_of(self, corpus: Corpus) -> int | IntArray:
         """Return the first time that training may not see: one, or (N,) of all series."""

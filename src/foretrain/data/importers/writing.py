@@ -34,7 +34,7 @@ class _Writer:
         self.job, self.axis = job, axis
         self.items, self.schema, self.gathered = cleaned.items, cleaned.schema, cleaned.gathered
         self.seen: dict[bytes, str] = {}  # digest of rows -> item
-        self.old_cuts = {} if job.old is None else read_cuts(job.old)
+        self.old_cuts = {} if job.old is None else read_cuts(job.old.path, job.old.manifest.cuts)
         self.cuts: dict[str, OwnCuts] = {}
 
     def run(self) -> None:

@@ -42,7 +42,7 @@ class SymbolFiles:
 
 
 @dataclass
-class Layout:
+class SymbolFolder:
     """What a folder holds."""
 
     folder: Path
@@ -52,7 +52,7 @@ class Layout:
     metadata: Path | None  # asset_metadata.json
 
 
-def scan(folder: Path, options: ImportOptions) -> Layout:
+def scan(folder: Path, options: ImportOptions) -> SymbolFolder:
     """Return the files of a folder by symbol. Raises DataError for two files of one part, and without any table."""
     if not folder.is_dir():
         what = "is a file" if folder.is_file() else "no such folder"
@@ -74,7 +74,7 @@ def scan(folder: Path, options: ImportOptions) -> Layout:
     if not known:
         raise DataError(f"{folder}: holds no table of a symbol ({', '.join(_KINDS)}), nor do train/, test/ or unseen/.")
     metadata = folder / "asset_metadata.json"
-    return Layout(
+    return SymbolFolder(
         folder,
         {name: known[name] for name in sorted(known)},
         {name: symbols for name, symbols in subsets.items() if symbols},

@@ -27,7 +27,7 @@ from foretrain.data.cuts import OwnCuts, read_cuts
 from foretrain.data.importers import ImportOptions, import_corpus
 from foretrain.data.market import unseen
 from foretrain.data.market.assets import asset_of, read_assets
-from foretrain.data.market.layout import Layout, SymbolFiles, scan
+from foretrain.data.market.layout import SymbolFolder, SymbolFiles, scan
 from foretrain.data.market.prepare import Prepared, as_parts, fields_of, hashes_of, prepare
 from foretrain.data.store import Corpus
 from foretrain.data.windows import IntArray
@@ -78,7 +78,7 @@ class Cuts:
 
 
 @dataclass(frozen=True)
-class Entry:
+class LibraryEntry:
     """A symbol of a library."""
 
     set: Literal["trained", "unseen"]
@@ -93,7 +93,7 @@ class LibraryReport:
     """What a build or an update did."""
 
     out: Path
-    entries: dict[str, Entry]
+    entries: dict[str, LibraryEntry]
     rows: dict[str, int] = field(default_factory=dict)  # corpus -> rows
     test_rows: dict[str, int] = field(default_factory=dict)  # symbol -> rows of its test part
     quarantined: dict[str, str] = field(default_factory=dict)
@@ -184,7 +184,7 @@ def update(
         FileLock(out / ".library.lock", out, "is writing this library", DataError),
         believing(out / NAME, DataError, "Build the library anew."),
     ):
-        old = {symbol: Entry(**entry) for symbol, entry in tree["symbols"].items()}
+        old = {symbol: LibraryEntry(**entry) for symbol, entry in tree["symbols"].items()}
         work = _Work(layout, out, options, Cuts(**tree["cuts"]), int(tree["seed"]), command, progress or _silent)
         work.quarantine = dict(tree["quarantined"])
     with FileLock(out / ".library.lock", out, "is writing this library", DataError):
@@ -216,7 +216,7 @@ def _read_library(out: Path) -> dict[str, Any]:
     return tree
 
 
-def _given_assets(layout: Layout, *paths: Path | None) -> dict[str, dict[str, Any]]:
+def _given_assets(layout: SymbolFolder, *paths: Path | None) -> dict[str, dict[str, Any]]:
     """Return the entries that files of metadata give, those of the first file before those of later ones."""
     found: dict[str, dict[str, Any]] = {}
     for path in (*paths, layout.metadata):
@@ -227,7 +227,7 @@ def _given_assets(layout: Layout, *paths: Path | None) -> dict[str, dict[str, An
 
 
 def _hidden(
-    held_out: str | None, layout: Layout, prepared: Mapping[str, Prepared], assets: Mapping[str, Any], seed: int
+    held_out: str | None, layout: SymbolFolder, prepared: Mapping[str, Prepared], assets: Mapping[str, Any], seed: int
 ) -> frozenset[str]:
     """Return the symbols that no training may see."""
     hidden = {name for name in prepared if layout.symbols[name].unseen}
@@ -245,7 +245,7 @@ def _hidden(
     return frozenset(hidden)
 
 
-def _refuse_moved(layout: Layout, old: Mapping[str, Entry]) -> None:
+def _refuse_moved(layout: SymbolFolder, old: Mapping[str, LibraryEntry]) -> None:
     for symbol, files in layout.symbols.items():
         if symbol in old and files.unseen and old[symbol].set == "trained":
             raise DataError(
@@ -258,14 +258,14 @@ class _Work:
     """One build or update."""
 
     def __init__(
-        self, layout: Layout, out: Path, options: ImportOptions, cuts: Cuts, seed: int, command: str | None,
+        self, layout: SymbolFolder, out: Path, options: ImportOptions, cuts: Cuts, seed: int, command: str | None,
         progress: Progress,
     ) -> None:  # fmt: skip
         self.layout, self.out, self.options, self.cuts = layout, out, options, cuts
         self.seed, self.command, self.progress = seed, command, progress
         self.assets: dict[str, dict[str, Any]] = {}
         self.quarantine: dict[str, str] = {}
-        self.entries: dict[str, Entry] = {}
+        self.entries: dict[str, LibraryEntry] = {}
         self.prepared: dict[str, Prepared] = {}
         self.report = LibraryReport(out, self.entries)
 
@@ -282,7 +282,7 @@ class _Work:
         self.progress(len(symbols), len(symbols), "read")
         return found
 
-    def add(self, new: Mapping[str, Prepared], old: Mapping[str, Entry], hidden: frozenset[str]) -> None:
+    def add(self, new: Mapping[str, Prepared], old: Mapping[str, LibraryEntry], hidden: frozenset[str]) -> None:
         """Write the rows of symbols into the corpora of their frequency, and take over the entries of old ones."""
         self.entries |= old
         self.prepared |= new
@@ -314,11 +314,11 @@ class _Work:
         return self.cuts.of(self.prepared[symbol], times)
 
     def _enter(self, corpus: str, symbols: Iterable[str]) -> None:
-        cuts = read_cuts(Corpus.open(self.out / corpus))
+        cuts = read_cuts(self.out / corpus, Corpus.open(self.out / corpus).manifest.cuts)
         for symbol in symbols:
             if symbol in cuts:
                 kind = UNSEEN if corpus.startswith(f"{UNSEEN}/") else "trained"
-                self.entries[symbol] = Entry(kind, corpus, *cuts[symbol], self.prepared[symbol].hashes)
+                self.entries[symbol] = LibraryEntry(kind, corpus, *cuts[symbol], self.prepared[symbol].hashes)
 
     def finish(self) -> None:
         """Write the summary, the metadata, the quarantine and library.json, which comes last."""
