@@ -94,10 +94,10 @@ def test_an_error_is_all_that_is_printed(tmp_path: Path, capsys):
 def test_a_dry_run_gives_the_summary_first_and_measures_a_step(tmp_path: Path, capsys):
     foretrain("train", written(tmp_path / "a.yaml"), "--dry-run")
     lines = capsys.readouterr().out.splitlines()
-    assert [line.partition(":")[0] for line in lines[:8]] == [
-        "model", "data", "steps", "memory", "time", "compute", "disk", "device"
+    assert [line.partition(":")[0].partition(" ")[0] for line in lines[:9]] == [
+        "model", "data", "steps", "memory", "memory", "time", "compute", "disk", "device"
     ]  # fmt: skip
-    assert "measured on the first micro-batch" in lines[4] and "without start, validation" in lines[4]
+    assert "measured on the first micro-batch" in lines[5] and "without start, validation" in lines[5]
     assert "activations of a micro-batch " in lines[3] and " at most " not in lines[3]
     assert not (tmp_path / "run").exists()
 

@@ -27,7 +27,7 @@ from foretrain.data.cuts import OwnCuts, read_cuts
 from foretrain.data.importers import ImportOptions, import_corpus
 from foretrain.data.market import unseen
 from foretrain.data.market.assets import asset_of, read_assets
-from foretrain.data.market.layout import SymbolFolder, SymbolFiles, scan
+from foretrain.data.market.layout import SymbolFiles, SymbolFolder, scan
 from foretrain.data.market.prepare import Prepared, as_parts, fields_of, hashes_of, prepare
 from foretrain.data.store import Corpus
 from foretrain.data.windows import IntArray
