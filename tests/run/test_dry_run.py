@@ -157,16 +157,11 @@ def test_a_dry_run_that_finds_too_little_memory_advises_to_split_a_whole_model(
 
 
 def test_a_dry_run_says_what_a_longer_context_costs(tmp_path: Path):
-    def figures(*overrides: str) -> list[tuple[str, str]]:
-        lines = describe_run(tiny(tmp_path / "run", *overrides), World(device=torch.device("cpu")))
-        text = next((line for line in lines if line.startswith("memory by context, of ")), "")
-        return re.findall(r"(\d+) steps ([\d.]+) MiB", text)
-
-    context = tiny(tmp_path / "run").data.context_length
-    found = figures()
+    config = tiny(tmp_path / "run")
+    text = next(line for line in describe_run(config, World()) if line.startswith("memory by context, of "))
+    context, found = config.data.context_length, re.findall(r"(\d+) steps ([\d.]+) MiB", text)
     assert [int(steps) for steps, _ in found] == [context // 2, context, 2 * context, 4 * context]
     assert all(float(bytes_) >= 30 for _, bytes_ in found)  # beside tensors, whatever the model
-    assert figures("training.token_budget={max_tokens_per_batch: 1000}") == []  # its tokens bound the memory
 
 
 def test_memory_by_context_grows_with_the_passes_and_leaves_out_what_the_model_does_not_read(tmp_path: Path):
@@ -175,7 +170,9 @@ def test_memory_by_context_grows_with_the_passes_and_leaves_out_what_the_model_d
     own = Passes(kept=1 << 20, peak=3 << 20)
     found = memory_by_context(config, size, 5 << 20, 1 << 20, own, 1.5, cpu)
     assert found[1] == (size.context_length, PROCESS + 1.5 * (7 << 20))
-    assert [one.bytes for one in found[2:]] == sorted({one.bytes for one in found[2:]})
+    assert len(found) == 4 and found[2].bytes == found[3].bytes == PROCESS + 1.5 * (5 << 20)  # fewer than `shared`
+    growing = [one.bytes for one in memory_by_context(config, size, 0, 0, None, 1.0, cpu)]
+    assert len(growing) == 3 and growing == sorted(set(growing))
     elsewhere = memory_by_context(config, size, 5 << 20, 1 << 20, own, 1.0, torch.device("cuda"))
     assert elsewhere[1].bytes == 7 << 20
     limited = tiny(tmp_path / "run", f"model.context_length={size.context_length}")

@@ -149,9 +149,9 @@ class _CpuAttention(TorchFunctionMode):
 
 def _chosen(args: tuple[Tensor, ...], kwargs: Mapping[str, Any]) -> int:
     """Return torch's number of the attention that it chooses for tensors of these shapes on a CPU."""
-    like = [_small(x) for x in args]
+    like: list[Any] = [_small(x) for x in args]
     others = {name: _small(x) if isinstance(x, Tensor) else x for name, x in kwargs.items()}
-    return torch._fused_sdp_choice(*like, **others)  # pyright: ignore[reportPrivateUsage]
+    return torch._fused_sdp_choice(*like, **others)  # pyright: ignore[reportPrivateImportUsage]
 
 
 def _small(x: Tensor) -> Tensor:
