@@ -11,7 +11,8 @@ from foretrain.distributed.world import World
 from foretrain.errors import ConfigError
 from foretrain.run.config import RunConfig, config_hash
 from foretrain.training import auto
-from foretrain.training.auto import TOKENS, TOKENS_ON_CPU, DeviceFacts, compiler_trouble, settle, tokens_for
+from foretrain.training.auto import TOKENS, TOKENS_ON_CPU, DeviceFacts, ModelFacts, compiler_trouble, settle, tokens_for
+from foretrain.training.processors import Processor
 from foretrain.training.settings import TrainingConfig
 
 CARD = DeviceFacts("cuda:0 (a card)", "cuda", bfloat16=True, memory=24 * 10**9)
@@ -30,6 +31,7 @@ def settled(monkeypatch):
 
     def settle_on(device: DeviceFacts, asked: dict[str, Any] = ASKED, **more: Any) -> tuple[TrainingConfig, list[str]]:
         monkeypatch.setattr(auto, "examine", lambda device_, compiler: device)
+        monkeypatch.setattr(auto, "this_processor", Processor)
         return settle(TrainingConfig(**asked), World(), **more)
 
     return settle_on
@@ -66,6 +68,46 @@ def test_the_cpu_of_this_machine_trains_in_float32_without_a_compiler(monkeypatc
     ]
 
 
+@pytest.mark.parametrize(
+    ("kind", "model", "dtype", "word"),
+    [
+        ("AMD Zen 4", ModelFacts("chronos2", 512), "bfloat16", "1.6 times as fast on AMD Zen 4"),
+        ("AMD Zen 4", ModelFacts("chronos2", 768), "bfloat16", "1.6 times as fast"),
+        ("AMD Zen 4", ModelFacts("chronos2", 256), "float32", "no record of chronos2 of width 256 on AMD Zen 4"),
+        ("AMD Zen 4", ModelFacts("kronos", 832), "float32", "no record of kronos"),
+        ("Intel with avx512_bf16 and without amx_bf16", ModelFacts("chronos2", 512), "float32", " times as fast"),
+        ("", ModelFacts("chronos2", 512), "float32", "training.dtype float32;"),
+    ],
+)
+def test_a_cpu_trains_in_bfloat16_where_a_record_says_that_it_pays(settled, kind, model, dtype, word):
+    config, lines = settled(DeviceFacts("cpu", "cpu", kind=kind), model=lambda: model)
+    assert config.dtype == dtype
+    assert f"training.dtype {dtype}" in lines[0] and word in lines[0]
+
+
+def test_ranks_on_cpus_of_two_kinds_train_in_float32(settled):
+    cpus = [DeviceFacts("cpu", "cpu", kind=kind) for kind in ("AMD Zen 4", "")]
+    assert auto._common(cpus).kind == ""
+    assert auto._common(cpus[:1] * 2).kind == "AMD Zen 4"
+
+
+def test_a_resumed_run_keeps_its_type_on_a_cpu_of_another_kind(settled):
+    model = ModelFacts("chronos2", 512)
+    saved = settled(DeviceFacts("cpu", "cpu", kind="AMD Zen 4"), model=lambda: model)[0].model_dump(mode="json")
+    config, lines = settled(DeviceFacts("cpu", "cpu"), saved=saved, model=lambda: model)
+    assert config.dtype == "bfloat16" and "training.dtype bfloat16 as the run began" in lines[0]
+
+
+def test_a_cpu_that_is_slower_in_bfloat16_gets_a_warning(monkeypatch):
+    flags = frozenset({"avx512f", "avx512_bf16"})
+    intel = Processor("GenuineIntel", 6, flags)
+    for processor, count in [(intel, 1), (intel._replace(flags=flags | {"amx_bf16"}), 0), (Processor(), 0)]:
+        monkeypatch.setattr(auto, "this_processor", lambda found=processor: found)
+        notes = auto.check_dtype(torch.device("cpu"), "bfloat16")
+        assert len(notes) == count and all("times the speed in bfloat16" in note for note in notes)
+        assert auto.check_dtype(torch.device("cpu"), "float32") == []
+
+
 @pytest.mark.parametrize(("gigabytes", "tokens"), [(80, TOKENS), (24, TOKENS), (16, TOKENS // 2), (8, TOKENS // 4)])
 def test_tokens_halve_with_each_halving_of_a_card_s_memory(gigabytes, tokens):
     assert tokens_for(CARD._replace(memory=gigabytes * 10**9)) == tokens
@@ -90,6 +132,7 @@ def test_a_resumed_run_keeps_the_values_that_determine_its_weights(settled):
 
 def test_a_config_without_auto_is_left_as_it_is_and_asks_no_device(monkeypatch):
     monkeypatch.setattr(auto, "examine", lambda *_, **__: pytest.fail("no device is asked"))
+    monkeypatch.setattr(auto, "this_processor", Processor)
     config = TrainingConfig(max_steps=1, dtype="bfloat16")
     assert settle(config, World()) == (config, [])
 

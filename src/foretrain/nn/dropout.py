@@ -64,4 +64,6 @@ class _Drop(torch.autograd.Function):
 
 
 def _masked(x: Tensor, rate: float, seed: int) -> Tensor:
-    return keep_mask(tuple(x.shape), rate, seed).mul_(keep_scale(rate)).to(x.dtype).mul_(x)
+    mask = keep_mask(tuple(x.shape), rate, seed).mul_(keep_scale(rate))
+    wide = torch.promote_types(x.dtype, torch.float32)  # bfloat16 would round keep_scale by up to 0.4%
+    return mask.to(wide).mul_(x).to(x.dtype)

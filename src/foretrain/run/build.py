@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from foretrain.models.objective import objective_for
 from foretrain.notes import Code, Note, warn
 from foretrain.reading import resolved
 from foretrain.run.config import RunConfig, config_hash, replace_stage_releases
-from foretrain.training.auto import settle
+from foretrain.training.auto import ModelFacts, settle
 from foretrain.training.manifest import read_run_state
 from foretrain.training.settings import TrainingConfig
 
@@ -136,17 +136,37 @@ def _generated(
 
 
 def settled(
-    config: RunConfig, source: AnySource, world: World, saved: Mapping[str, Any] | None = None
+    config: RunConfig,
+    source: AnySource,
+    world: World,
+    saved: Mapping[str, Any] | None = None,
+    model: Callable[[], Trainable | None] | None = None,
 ) -> tuple[RunConfig, list[str]]:
     """Return the config with the values that `auto` stands for in its training section, and lines for the log.
 
-    A collective if there are any. saved: the config of the run that is resumed; None = the run is new. Raises
-    ConfigError as training.auto.settle does.
+    A collective if there are any. saved: the config of the run that is resumed; None = the run is new. model builds the
+    model on "meta", or returns None where that is not possible yet; default: from the config. Raises ConfigError as
+    training.auto.settle does.
     """
+
+    def facts() -> ModelFacts:
+        try:
+            found = build_model(config, device="meta") if model is None else model()
+        except ForetrainError:  # raised again where the model is built
+            found = None
+        return ModelFacts(config.model.family, 0 if found is None else _width(found))
+
     data, rows = config.data, max((len(selection.columns) for selection in source.selections), default=1)
     window = (data.context_length + data.prediction_length) * rows
-    training, lines = settle(config.training, world, window=window, saved=(saved or {}).get("training"))
+    before = (saved or {}).get("training")
+    training, lines = settle(config.training, world, window=window, saved=before, model=facts)
     return config.model_copy(update={"training": training}), lines
+
+
+def _width(model: Trainable) -> int:
+    """Return the width of the hidden states; 0 if the architecture does not name it."""
+    config = getattr(model.network, "config", None)
+    return next((getattr(config, key) for key in ("d_model", "embed_dim") if hasattr(config, key)), 0)
 
 
 def saved_config(folder: Path, checkpoint: str | None = None) -> dict[str, Any] | None:

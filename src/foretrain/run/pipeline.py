@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -170,7 +171,8 @@ def open_sources(
                 before = saved_config(stage.folder) if resume else None
                 config = with_checkpoints(stage.config, world or World(), before)
                 config, source = open_source(config, chosen)
-                stage.config, stage.devices = settled(config, source, world or World(), before)
+                build = functools.partial(meta_model, stage, stages)
+                stage.config, stage.devices = settled(config, source, world or World(), before, build)
                 stage.source = source
         except ForetrainError as error:
             stage.source_error = error

@@ -1,7 +1,8 @@
 """The values of `auto` in the training section: what the devices of a run allow.
 
-A rule reads the type of the device, and three facts of it: whether it computes in bfloat16, whether torch.compile works
-there, and its memory. Processes of a run take what all of their devices allow, so that they train alike.
+A rule reads the type of the device, and facts of it: whether a GPU computes in bfloat16, whether torch.compile works
+there, and its memory; of a CPU its kind, for which processors.py records whether bfloat16 pays. Processes of a run take
+what all of their devices allow, so that they train alike.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ import importlib.util
 import os
 import shutil
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 
 from foretrain.distributed.world import World
 from foretrain.errors import ConfigError
+from foretrain.training.processors import RECORDS, kind_of, record_of, this_processor
 from foretrain.training.settings import TrainingConfig
 
 TOKENS = 262_144  # of a micro-batch on a GPU with the memory below; kronostraining's and tototraining's default
@@ -33,18 +35,31 @@ class DeviceFacts(NamedTuple):
     bfloat16: bool = False  # computes in it, without emulation
     no_compiler: str = ""  # why torch.compile does not work; "" if it does, or if the rule does not ask
     memory: int | None = None  # bytes of a GPU
+    kind: str = ""  # of a CPU, of which there are records
+
+
+class ModelFacts(NamedTuple):
+    """What the rules of `auto` know of a model."""
+
+    family: str
+    width: int  # of its hidden states; 0 = not known
 
 
 def settle(
-    config: TrainingConfig, world: World, *, window: int = 1, saved: Mapping[str, Any] | None = None
+    config: TrainingConfig,
+    world: World,
+    *,
+    window: int = 1,
+    saved: Mapping[str, Any] | None = None,
+    model: Callable[[], ModelFacts] | None = None,
 ) -> tuple[TrainingConfig, list[str]]:
     """Return the config with every `auto` replaced by a value, and the line of the log that names these values.
 
     A micro_batch_size that is not saved stays auto: micro_batch.find tries the model for it.
     A collective if a value is auto. window: (context + horizon) steps x variates of the largest window, which a
     micro-batch must hold. saved: the training section of the run that is resumed, whose values that determine the
-    weights stay. Raises ConfigError for a dtype that the device does not compute in, and for compile: true without a
-    compiler.
+    weights stay. model is asked for its facts if there are records of the CPU's kind. Raises ConfigError for a dtype
+    that the device does not compute in, and for compile: true without a compiler.
     """
     if config.compile is True and (missing := missing_compiler(world.device)):
         raise ConfigError(
@@ -58,8 +73,9 @@ def settle(
     if "auto" in (config.dtype, config.compile, budget and budget.max_tokens_per_batch):
         device = _common(world.gather_objects(examine(world.device, compiler=config.compile == "auto")))
         if config.dtype == "auto":
-            changes["dtype"] = before.get("dtype", "bfloat16" if device.bfloat16 else "float32")
-            words.append(f"training.dtype {changes['dtype']}{' as the run began' * ('dtype' in before)}")
+            found, why = _dtype(device, model)
+            changes["dtype"] = before.get("dtype", found)
+            words.append(f"training.dtype {changes['dtype']}{' as the run began' if 'dtype' in before else why}")
         if config.compile == "auto":
             on = device.type == "cuda" and not device.no_compiler
             changes |= {"compile": on, "compile_mode": config.compile_mode if on else "default"}
@@ -75,6 +91,18 @@ def settle(
     return config, [*words, *kept, *check_dtype(world.device, config.dtype)]
 
 
+def _dtype(device: DeviceFacts, model: Callable[[], ModelFacts] | None) -> tuple[str, str]:
+    """Return the type for a device, and in words the record that says so."""
+    if device.type != "cpu" or not device.kind or model is None:
+        return ("bfloat16" if device.bfloat16 else "float32"), ""
+    facts = model()
+    record = record_of(device.kind, facts.family, facts.width)
+    if record is None:
+        return "float32", f" (no record of {facts.family} of width {facts.width} on {device.kind})"
+    why = f" (bfloat16 trained {facts.family} {record.ratio:.2g} times as fast on {device.kind})"
+    return ("bfloat16" if record.ratio > 1 else "float32"), why
+
+
 def tokens_for(device: DeviceFacts) -> int:
     """Return the tokens of a micro-batch: TOKENS on a GPU of 24 GB, halved for each halving of it; less on a CPU."""
     if device.type != "cuda" or device.memory is None:
@@ -86,7 +114,10 @@ def tokens_for(device: DeviceFacts) -> int:
 
 
 def check_dtype(device: torch.device, dtype: str) -> list[str]:
-    """Return a note if a device emulates a dtype. Raises ConfigError if autocast has no such type there."""
+    """Return a note if a device emulates a dtype, or is slower in it than in float32.
+
+    Raises ConfigError if autocast has no such type there.
+    """
     if dtype == "float32":
         return []
     problem = _autocast_problem(device, dtype)
@@ -97,14 +128,28 @@ def check_dtype(device: torch.device, dtype: str) -> list[str]:
         )
     if dtype == "bfloat16" and device.type == "cuda" and not _has_bfloat16(device):
         return [f"warning: {_name(device)} emulates bfloat16, slowly; float32 or float16 may be faster there"]
+    if dtype == "bfloat16" and device.type == "cpu":
+        return slower_in_bfloat16()
     return []
+
+
+def slower_in_bfloat16() -> list[str]:
+    """Return a warning if all that is recorded of this kind of CPU is slower in bfloat16 than in float32."""
+    kind = kind_of(this_processor())
+    ratios = [record.ratio for record in RECORDS if record.kind == kind]
+    if not ratios or max(ratios) >= 1:
+        return []
+    return [
+        f"warning: this CPU ({kind}) trains at {max(ratios):.2g} times the speed in bfloat16; a new run is faster "
+        "with training.dtype=float32, or auto"
+    ]
 
 
 @functools.cache
 def examine(device: torch.device, *, compiler: bool) -> DeviceFacts:
     """Return what a device can do; compiler: also try torch.compile, which takes seconds on a GPU."""
     if device.type != "cuda":
-        return DeviceFacts(_name(device), device.type)
+        return DeviceFacts(_name(device), device.type, kind=kind_of(this_processor()) if device.type == "cpu" else "")
     trouble = compiler_trouble(device) if compiler else ""
     memory = torch.cuda.get_device_properties(device).total_memory
     return DeviceFacts(_name(device), device.type, _has_bfloat16(device), trouble, memory)
@@ -142,6 +187,7 @@ def _common(devices: Sequence[DeviceFacts]) -> DeviceFacts:
         bfloat16=all(device.bfloat16 for device in devices),
         no_compiler=next((device.no_compiler for device in devices if device.no_compiler), ""),
         memory=min(memory, default=None),
+        kind=devices[0].kind if len({device.kind for device in devices}) == 1 else "",
     )
 
 

@@ -1,4 +1,4 @@
-"""Gradients of the hand-written passes against finite differences in float64, dropout included."""
+"""Gradients of the hand-written passes against finite differences in float64, dropout included, and in bfloat16."""
 
 from __future__ import annotations
 
@@ -88,3 +88,48 @@ def test_nothing_is_saved_without_a_backward():
         silent = fused.attention(hidden, norm, weights, fused.Spec(HEADS, 1e-6, 0.0, record=False))
     kept = fused.attention(hidden, norm, weights, spec(0.0))
     assert torch.equal(silent, kept)
+
+
+HALF = 2.0**-8  # twice the largest relative error of one rounding to bfloat16
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.3])
+@pytest.mark.parametrize("kind", ["time", "time kept", "time masked", "group", "lone", "lone few", "feed forward"])
+def test_products_in_bfloat16_are_near_those_of_float64(kind, rate):
+    """Output and gradients are float32; the formulas are those above. Rounded factors of few products in a row move an
+    output by an eps. Gradients of scores sum to 0 over the keys, which amplifies, and the slope of relu flips near 0."""
+    shape = {"group": (2, 6, 3), "time": (3, 1, 6)}.get(kind.split()[0], (40 if kind != "lone few" else 3,))
+    inputs = [numbers(*shape, 16), numbers(16)]
+    attends = kind.startswith(("time", "group"))
+    if attends:
+        inputs += [numbers(16, 16), numbers(16, 16), numbers(16, 16), numbers(16, 16)]
+    else:
+        inputs += [numbers(64, 16), numbers(16, 64)] if kind == "feed forward" else [numbers(16, 16), numbers(16, 16)]
+    turn = fused.rotary_factors(rope_table(6, 8, 100.0, torch.device("cpu"))) if "time" in kind else None
+    mask = torch.zeros(3, 1, 1, 6) if "masked" in kind else None
+    if mask is not None:
+        mask[1, ..., :3] = torch.finfo(torch.float32).min
+
+    def run(dtype, half):
+        torch.manual_seed(3)
+        leaves = [(0.5 * x.detach()).to(dtype).requires_grad_() for x in inputs]
+        hidden, norm, *weights = leaves
+        how = fused.Spec(2, 1e-6, rate, True, half)
+        with torch.autocast("cpu", torch.bfloat16, enabled=half is not None):
+            if attends:
+                factors = turn if turn is None or dtype == torch.float32 else turn.to(torch.complex128)
+                bias, keep = None if mask is None else mask.to(dtype), 2 if "kept" in kind else None
+                rows = hidden.transpose(1, 2) if kind == "group" else hidden
+                out = fused.attention(rows, norm, tuple(weights), how, turn=factors, mask=bias, keep=keep)
+                added = out - (rows if keep is None else rows[:, :, -keep:])
+            else:
+                function = fused.feed_forward if kind == "feed forward" else fused.lone_attention
+                out = function(hidden, norm, *weights, how)
+                added = out - hidden
+        slope = torch.randn(out.shape, generator=torch.Generator().manual_seed(1))
+        return [added.detach(), *torch.autograd.grad((out * slope.to(dtype)).sum(), leaves)]
+
+    found, exact = run(torch.float32, torch.bfloat16), run(torch.float64, None)
+    assert all(x.dtype == torch.float32 for x in found)
+    away = [float((a.double() - b).norm() / b.norm()) for a, b in zip(found, exact, strict=True)]
+    assert 0.1 * HALF < away[0] < 3 * HALF and max(away) < 32 * HALF

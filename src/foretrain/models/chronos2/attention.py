@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from foretrain.models.chronos2 import fused
 from foretrain.models.chronos2.config import Chronos2Config
 from foretrain.models.chronos2.layout import GroupBucket, GroupLayout
+from foretrain.nn.attention import attend
 from foretrain.nn.counted import on_cpu
 from foretrain.nn.dropout import drop
 from foretrain.nn.pieces import pieces
@@ -54,17 +55,22 @@ class AttentionContext:
 def use_cpu_kernels(hidden: Tensor, layer: nn.Module) -> bool:
     """Return True if the hand-written passes of fused.py can replace the plain layer.
 
-    They support float32 on a CPU in eager mode, and unwrapped linear layers only: an adapter around one (LoRA) has its
-    own forward, which must be called.
+    They support float32 on a CPU in eager mode, with products in bfloat16 under autocast to it, and unwrapped linear
+    layers only: an adapter around one (LoRA) has its own forward, which must be called.
     """
     return (
         on_cpu(hidden)
         and hidden.dtype == torch.float32
         and not torch.compiler.is_compiling()
-        and not torch.is_autocast_enabled("cpu")
+        and product_dtype() in (None, torch.bfloat16)
         and all(type(m) in _PLAIN_MODULES and not m._forward_hooks for m in layer.modules() if m is not layer)
         and all(p.dtype == torch.float32 for p in layer.parameters())
     )
+
+
+def product_dtype() -> torch.dtype | None:
+    """Return the type of products with weights under the autocast that is on for the CPU; None without one."""
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
 
 
 class Attention(nn.Module):
@@ -89,11 +95,11 @@ class Attention(nn.Module):
     def spec(self, layer: TimeAttention | GroupAttention, hidden: Tensor) -> fused.Spec:
         """Return the constants of a layer for the hand-written passes."""
         rate = layer.dropout if layer.training else 0.0
-        return fused.Spec(self.heads, layer.layer_norm.eps, rate, torch.is_grad_enabled())
+        return fused.Spec(self.heads, layer.layer_norm.eps, rate, torch.is_grad_enabled(), product_dtype())
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
         """(B, H, S, d) each -> (B, S, D), output projection included."""
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=1.0)
+        mixed = attend(q, k, v, mask, dropout_p=dropout, scale=1.0)
         return self.o(mixed.transpose(1, 2).flatten(2))
 
 
@@ -231,7 +237,8 @@ class FeedForward(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         """(R, S, D) -> (R, S, D)."""
         if use_cpu_kernels(hidden, self):
-            spec = fused.Spec(1, self.layer_norm.eps, self.dropout if self.training else 0.0, torch.is_grad_enabled())
+            rate = self.dropout if self.training else 0.0
+            spec = fused.Spec(1, self.layer_norm.eps, rate, torch.is_grad_enabled(), product_dtype())
             wi, wo = self.mlp.wi.weight, self.mlp.wo.weight
             return fused.feed_forward(hidden, self.layer_norm.weight, wi, wo, spec)
         inner = F.dropout(F.relu(self.mlp.wi(self.layer_norm(hidden))), self.dropout, self.training)

@@ -1,5 +1,9 @@
 """Chronos-2's layers as hand-written passes for float32 on a CPU: the plain layers' numbers, in less time and memory.
 
+With Spec.dtype the products with weights are in bfloat16, as under autocast, and what feeds them is saved in it. All
+else stays in float32: norms, rotation, scores, probabilities, the residual stream, sums over chunks, and the patch
+embeddings. Weights are rounded after the gain of the norm is in them, once instead of twice.
+
 Reasons: on a CPU torch has no fused RMS norm (its composite backward costs more than a matrix product), its attention
 kernels are several times slower than batched products on sequences of tens of tokens, Bernoulli draws take 10-25% of a
 step, and large temporaries cause page faults. Here the gain of a norm is multiplied into the next weights, only tensors
@@ -14,6 +18,7 @@ are processed in chunks that fit into cache.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -33,6 +38,7 @@ class Spec(NamedTuple):
     eps: float
     rate: float  # dropout; 0 outside training
     record: bool  # True if a backward may follow
+    dtype: torch.dtype | None = None  # of the products with weights; None = that of the hidden states
 
 
 def attention(
@@ -50,24 +56,31 @@ def attention(
     hidden (U, V, L, D) of any strides; weights q, k, v (I, D) and o (D, I); turn (L, d/2) complex rotary factors; mask
     (U * V, 1, 1, L) added to the scores. Returns (U, V, N, D).
     """
-    return _Attention.apply(hidden, norm, *weights, turn, mask, keep or hidden.shape[2], spec)
+    with _without_autocast(spec):
+        return _Attention.apply(hidden, norm, *weights, turn, mask, keep or hidden.shape[2], spec)
 
 
 def lone_attention(hidden: Tensor, norm: Tensor, value: Tensor, output: Tensor, spec: Spec) -> Tensor:
     """hidden + dropout(O(dropout per head(V(RMS(hidden))))): attention of single-variate rows. hidden (..., D)."""
-    return _Lone.apply(hidden, norm, value, output, spec)
+    with _without_autocast(spec):
+        return _Lone.apply(hidden, norm, value, output, spec)
 
 
 def feed_forward(hidden: Tensor, norm: Tensor, inner: Tensor, outer: Tensor, spec: Spec) -> Tensor:
     """hidden + dropout(outer(dropout(relu(inner(RMS(hidden)))))). hidden (..., D), inner (F, D), outer (D, F)."""
-    return _FeedForward.apply(hidden, norm, inner, outer, spec)
+    with _without_autocast(spec):
+        return _FeedForward.apply(hidden, norm, inner, outer, spec)
 
 
 def residual_block(
     x: Tensor, hidden: tuple[Tensor, Tensor], output: tuple[Tensor, Tensor], residual: tuple[Tensor, Tensor], spec: Spec
 ) -> Tensor:
-    """dropout(output(relu(hidden(x)))) + residual(x), each a weight and a bias. x (..., c)."""
-    return _ResidualBlock.apply(x, *hidden, *output, *residual, spec)
+    """dropout(output(relu(hidden(x)))) + residual(x), each a weight and a bias. x (..., c).
+
+    Without regard to spec.dtype: what a model reads and what it says are not rounded to bfloat16.
+    """
+    with torch.autocast("cpu", enabled=False):
+        return _ResidualBlock.apply(x, *hidden, *output, *residual, spec)
 
 
 def rotary_factors(table: tuple[Tensor, Tensor]) -> Tensor:
@@ -76,6 +89,16 @@ def rotary_factors(table: tuple[Tensor, Tensor]) -> Tensor:
 
 
 # ---- shared parts -------------------------------------------------------------------------------------------------
+
+
+def _without_autocast(spec: Spec) -> AbstractContextManager[object]:
+    """Return a context in which torch casts nothing by itself."""
+    return nullcontext() if spec.dtype is None else torch.autocast("cpu", enabled=False)
+
+
+def _rounded(x: Tensor, spec: Spec) -> Tensor:
+    """Return x in the type of the products."""
+    return x if spec.dtype is None else x.to(spec.dtype)
 
 
 def _chunks(count: int, elements: int) -> Iterator[slice]:
@@ -98,13 +121,20 @@ def _normalise(x: Tensor, eps: float, out: Tensor) -> Tensor:
 
 
 def _normalise_backward(grad: Tensor, normed: Tensor, inverse: Tensor) -> Tensor:
-    """Return the gradient of x, divided by inverse, from that of normed = x * inverse; overwrites grad."""
+    """Return the gradient of x, divided by inverse, from that of normed = x * inverse; may overwrite grad."""
+    grad = grad.to(inverse.dtype)
     dot = torch.mul(grad, normed).sum(-1, keepdim=True).div_(-normed.shape[-1])
     return grad.addcmul_(normed, dot)
 
 
 def _accumulate(total: Tensor, a: Tensor, b: Tensor, first: bool) -> None:
-    total.addmm_(a, b, beta=0 if first else 1)
+    """Add a @ b to total, which is in float32 if they are not."""
+    if a.dtype == total.dtype:
+        total.addmm_(a, b, beta=0 if first else 1)
+    elif first:
+        total.copy_(a @ b)
+    else:
+        total.add_(a @ b)
 
 
 def _turn(x: Tensor, factors: Tensor) -> None:
@@ -117,7 +147,7 @@ def _output(
 ) -> None:
     """out = x + dropout(scale * inner @ weight^T); inner (tokens, c), weight (D, c), x and out of any strides."""
     width = x.shape[-1]
-    if not spec.rate and out.is_contiguous():
+    if not spec.rate and out.is_contiguous() and inner.dtype == x.dtype:
         torch.addmm(x.reshape(-1, width), inner, weight.t(), alpha=scale, out=out.view(-1, width))
         return
     update = (inner @ weight.t()).view(x.shape)
@@ -129,11 +159,11 @@ def _output(
 
 
 def _residual_grad(grad: Tensor, spec: Spec, seed: int, place: int) -> Tensor:
-    """Return the gradient of _output's update, flat (tokens, D)."""
+    """Return the gradient of _output's update, flat (tokens, D), in the type of the products."""
     if not spec.rate:
-        return grad.reshape(-1, grad.shape[-1])
+        return _rounded(grad, spec).reshape(-1, grad.shape[-1])
     mask = _mask(grad, spec, seed, _OUTPUT, place)
-    return mask.mul_(keep_scale(spec.rate)).mul_(grad).view(-1, grad.shape[-1])
+    return _rounded(mask.mul_(keep_scale(spec.rate)).mul_(grad), spec).view(-1, grad.shape[-1])
 
 
 # ---- attention ----------------------------------------------------------------------------------------------------
@@ -153,53 +183,57 @@ class _Attention(torch.autograd.Function):
         outer, inner, length, width = hidden.shape
         wide, heads, first = wq.shape[0], spec.heads, length - keep
         raw = torch.cat((_pairs(wq, turn, heads), _pairs(wk, turn, heads), wv))
-        weight = raw * norm
+        weight, output = _rounded(raw * norm, spec), _rounded(wo, spec)
         seed = draw_seed() if spec.rate else 0
         kept = outer * inner if spec.record else 0
         # Probabilities are saved if they are small compared with the other activations, else recomputed.
         remember = spec.record and heads * length <= 3 * width
-        normed, inverse = hidden.new_empty(kept, length, width), hidden.new_empty(kept, length, 1)
+        normed, inverse = weight.new_empty(kept, length, width), hidden.new_empty(kept, length, 1)
         flat = hidden.new_empty(kept * (keep + 2 * length) * wide)
-        mixed = hidden.new_empty(kept, keep, wide)
+        mixed = weight.new_empty(kept, keep, wide)
         weights = hidden.new_empty(kept * heads * keep * length if remember else 0)
         out = torch.empty_like(hidden) if keep == length else hidden.new_empty(outer, inner, keep, width)
         factors = None if turn is None else turn.repeat(1, 2 * heads)
         for place, part in enumerate(_chunks(outer, inner * length * max(3 * wide, heads * keep))):
             x, rows = hidden[part], slice(part.start * inner, part.stop * inner)
             count = rows.stop - rows.start
-            x_normed = normed[rows] if kept else hidden.new_empty(count, length, width)
+            x_normed = normed[rows] if kept else weight.new_empty(count, length, width)
             x_inverse = _normalise(x, spec.eps, x_normed.view(x.shape))
             here = _piece(flat, rows, (keep + 2 * length) * wide) if kept else None
+            if here is None:
+                here = hidden.new_empty(count * (keep + 2 * length) * wide)
             projected = _project(x_normed, weight, factors, keep, here)
             here = _piece(weights, rows, heads * keep * length) if remember else None
             found = _probabilities(projected, heads, None if mask is None else mask[rows], here)
             if spec.rate:
                 found = found * _mask(found, spec, seed, _WEIGHTS, place)
-            gathered = mixed[rows] if kept else hidden.new_empty(count, keep, wide)
+            gathered = mixed[rows] if kept else weight.new_empty(count, keep, wide)
             for h, columns in enumerate(_columns(wide, heads)):
                 gathered[..., columns] = torch.bmm(found[h], projected.v[..., columns])
-            _output(x[:, :, first:], gathered.view(-1, wide), wo, spec, keep_scale(spec.rate), seed, place, out[part])
+            _output(
+                x[:, :, first:], gathered.view(-1, wide), output, spec, keep_scale(spec.rate), seed, place, out[part]
+            )
             if kept:
                 inverse[rows] = x_inverse.view(count, length, 1)
-        ctx.save_for_backward(normed, inverse, flat, mixed, weights, weight, raw, norm, wo, factors, mask)
+        ctx.save_for_backward(normed, inverse, flat, mixed, weights, weight, raw, norm, output, factors, mask)
         ctx.facts = outer, inner, length, keep, spec, seed, hidden.stride(), turn
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        normed, inverse, flat, mixed, weights, weight, raw, norm, wo, factors, mask = ctx.saved_tensors
+        normed, inverse, flat, mixed, weights, weight, raw, norm, output, factors, mask = ctx.saved_tensors
         outer, inner, length, keep, spec, seed, strides, turn = ctx.facts
-        (width, wide), heads, first = wo.shape, spec.heads, length - keep
+        (width, wide), heads, first = output.shape, spec.heads, length - keep
         out = torch.empty_strided((outer, inner, length, width), strides, dtype=grad.dtype, device=grad.device)
-        g_weight, g_output = torch.empty_like(weight), torch.empty_like(wo)
+        g_weight, g_output = torch.empty_like(raw), raw.new_empty(width, wide)
         back = None if factors is None else factors.conj().resolve_conj()
         for place, part in enumerate(_chunks(outer, inner * length * max(3 * wide, heads * keep))):
             rows = slice(part.start * inner, part.stop * inner)
             count = rows.stop - rows.start
             update = _residual_grad(grad[part], spec, seed, place)
             _accumulate(g_output, update.t(), mixed[rows].view(-1, wide), place == 0)
-            g_mixed = (update @ wo).view(count, keep, wide)
+            g_mixed = (update @ output).view(count, keep, wide).to(grad.dtype)
             projected = _views(_piece(flat, rows, (keep + 2 * length) * wide), count, keep, length, wide)
             if weights.numel():
                 found = _piece(weights, rows, heads * keep * length).view(heads, count, keep, length)
@@ -209,7 +243,7 @@ class _Attention(torch.autograd.Function):
             g_projected = _views(g_flat, count, keep, length, wide)
             _turn_projected(g_projected, back, g_flat)
             x = normed[rows]
-            g_normed = _project_backward(g_flat, x, keep, weight, g_weight, place == 0)
+            g_normed = _project_backward(_rounded(g_flat, spec), x, keep, weight, g_weight, place == 0)
             gx = _normalise_backward(g_normed, x, inverse[rows]).mul_(inverse[rows]).view(-1, inner, length, width)
             if keep < length:
                 gx[:, :, first:] += grad[part]
@@ -261,21 +295,27 @@ def _views(flat: Tensor, count: int, keep: int, length: int, wide: int) -> _Proj
     return _Projected(q.view(count, keep, wide), *kv.view(count, length, 2 * wide).split(wide, dim=-1))
 
 
-def _project(normed: Tensor, weight: Tensor, factors: Tensor | None, keep: int, flat: Tensor | None) -> _Projected:
+def _project(normed: Tensor, weight: Tensor, factors: Tensor | None, keep: int, flat: Tensor) -> _Projected:
     """Project normed (n, L, D) into flat: rotated queries of the last `keep` tokens, rotated keys and values of all."""
     count, length, width = normed.shape
     wide = weight.shape[0] // 3
-    if flat is None:
-        flat = normed.new_empty(count * (keep + 2 * length) * wide)
     if keep == length:
-        torch.mm(normed.view(-1, width), weight.t(), out=flat.view(-1, 3 * wide))
+        _product(normed.view(-1, width), weight.t(), flat.view(-1, 3 * wide))
     else:
         q, kv = flat.split([count * keep * wide, count * length * 2 * wide])
-        torch.mm(normed[:, length - keep :].reshape(-1, width), weight[:wide].t(), out=q.view(-1, wide))
-        torch.mm(normed.view(-1, width), weight[wide:].t(), out=kv.view(-1, 2 * wide))
+        _product(normed[:, length - keep :].reshape(-1, width), weight[:wide].t(), q.view(-1, wide))
+        _product(normed.view(-1, width), weight[wide:].t(), kv.view(-1, 2 * wide))
     projected = _views(flat, count, keep, length, wide)
     _turn_projected(projected, factors, flat)
     return projected
+
+
+def _product(a: Tensor, b: Tensor, out: Tensor) -> None:
+    """Write a @ b into out, which may have a wider type."""
+    if a.dtype == out.dtype:
+        torch.mm(a, b, out=out)
+    else:
+        out.copy_(a @ b)
 
 
 def _turn_projected(projected: _Projected, factors: Tensor | None, flat: Tensor) -> None:
@@ -359,41 +399,41 @@ class _Lone(torch.autograd.Function):
         width, wide = hidden.shape[-1], wv.shape[0]
         flat = hidden.reshape(-1, width)
         tokens = len(flat)
-        value = wv * norm
+        value, output = _rounded(wv * norm, spec), _rounded(wo, spec)
         seed = draw_seed() if spec.rate else 0
         # Without dropout between them the two products are one matrix, worth computing if tokens outnumber its rows.
-        merged = wo @ value if not spec.rate and tokens > 2 * wide else None
-        normed = flat.new_empty(tokens if spec.record else 0, width)
+        merged = output @ value if not spec.rate and tokens > 2 * wide else None
+        normed = value.new_empty(tokens if spec.record else 0, width)
         inverse = flat.new_empty(tokens if spec.record else 0, 1)
-        values = flat.new_empty(tokens if spec.record and merged is None else 0, wide)
+        values = value.new_empty(tokens if spec.record and merged is None else 0, wide)
         out = torch.empty_like(flat)
         for place, part in enumerate(_chunks(tokens, 2 * max(wide, width))):
             x = flat[part]
-            x_normed = normed[part] if spec.record else torch.empty_like(x)
+            x_normed = normed[part] if spec.record else normed.new_empty(x.shape)
             x_inverse = _normalise(x, spec.eps, x_normed)
             if merged is not None:
                 _output(x, x_normed, merged, spec, 1.0, seed, place, out[part])
             else:
-                found = values[part] if spec.record else x.new_empty(len(x), wide)
+                found = values[part] if spec.record else value.new_empty(len(x), wide)
                 torch.mm(x_normed, value.t(), out=found)
                 _drop_heads(found, spec, seed, place)
-                _output(x, found, wo, spec, 1.0, seed, place, out[part])
+                _output(x, found, output, spec, 1.0, seed, place, out[part])
             if spec.record:
                 inverse[part] = x_inverse
-        ctx.save_for_backward(normed, inverse, values, value, norm, wv, wo, merged)
+        ctx.save_for_backward(normed, inverse, values, value, norm, wv, output, merged)
         ctx.facts = spec, seed
         return out.view(hidden.shape)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        normed, inverse, values, value, norm, wv, wo, merged = ctx.saved_tensors
+        normed, inverse, values, value, norm, wv, output, merged = ctx.saved_tensors
         spec, seed = ctx.facts
-        width, wide = wo.shape
+        width, wide = output.shape
         flat = grad.reshape(-1, width)
         out = torch.empty_like(flat)
-        g_value, g_output = torch.empty_like(value), torch.empty_like(wo)
-        g_merged = torch.empty_like(wo if merged is None else merged)
+        g_value, g_output = torch.empty_like(wv), wv.new_empty(width, wide)
+        g_merged = wv.new_empty(width, wide if merged is None else width)
         for place, part in enumerate(_chunks(len(flat), 2 * max(wide, width))):
             x, update = normed[part], _residual_grad(flat[part], spec, seed, place)
             if merged is not None:
@@ -401,14 +441,15 @@ class _Lone(torch.autograd.Function):
                 g_normed = update @ merged
             else:
                 _accumulate(g_output, update.t(), values[part], place == 0)
-                g_found = update @ wo
+                g_found = update @ output
                 _drop_heads(g_found, spec, seed, place)
                 _accumulate(g_value, g_found.t(), x, place == 0)
                 g_normed = g_found @ value
             g_normed = _normalise_backward(g_normed, x, inverse[part])
             torch.addcmul(flat[part], g_normed, inverse[part], out=out[part])
         if merged is not None:
-            g_output, g_value = g_merged @ value.t(), wo.t() @ g_merged
+            g_merged = _rounded(g_merged, spec)
+            g_output, g_value = (g_merged @ value.t()).to(wv.dtype), (output.t() @ g_merged).to(wv.dtype)
         return out.view(grad.shape), (wv * g_value).sum(0), g_value.mul_(norm), g_output, None
 
 
@@ -416,7 +457,8 @@ def _drop_heads(x: Tensor, spec: Spec, seed: int, place: int) -> None:
     """Multiply each head's vector in x (tokens, I) by 0 or 1 / keep, in place: dropout of the only attention weight."""
     if not spec.rate:
         return
-    mask = _mask(x[:, : spec.heads, None], spec, seed, _WEIGHTS, place).mul_(keep_scale(spec.rate))
+    shape, wide = (len(x), spec.heads, 1), torch.promote_types(x.dtype, torch.float32)  # keep_scale is not rounded
+    mask = keep_mask(shape, spec.rate, seed, _WEIGHTS, place, dtype=wide).mul_(keep_scale(spec.rate))
     x.view(len(x), spec.heads, -1).mul_(mask)
 
 
@@ -429,42 +471,42 @@ class _FeedForward(torch.autograd.Function):
         width, wide = wo.shape
         flat = hidden.reshape(-1, width)
         tokens, seed, scale = len(flat), draw_seed() if spec.rate else 0, keep_scale(spec.rate)
-        weight = wi * norm
-        normed = flat.new_empty(tokens if spec.record else 0, width)
+        weight, outer = _rounded(wi * norm, spec), _rounded(wo, spec)
+        normed = weight.new_empty(tokens if spec.record else 0, width)
         inverse = flat.new_empty(tokens if spec.record else 0, 1)
-        active = flat.new_empty(tokens if spec.record else 0, wide)
+        active = weight.new_empty(tokens if spec.record else 0, wide)
         out = torch.empty_like(flat)
         for place, part in enumerate(_chunks(tokens, wide)):
             x = flat[part]
-            x_normed = normed[part] if spec.record else torch.empty_like(x)
+            x_normed = normed[part] if spec.record else normed.new_empty(x.shape)
             x_inverse = _normalise(x, spec.eps, x_normed)
-            found = active[part] if spec.record else x.new_empty(len(x), wide)
+            found = active[part] if spec.record else weight.new_empty(len(x), wide)
             torch.mm(x_normed, weight.t(), out=found)
             found.relu_()
             if spec.rate:
                 found.mul_(_mask(found, spec, seed, _INNER, place))
-            _output(x, found, wo, spec, scale, seed, place, out[part])
+            _output(x, found, outer, spec, scale, seed, place, out[part])
             if spec.record:
                 inverse[part] = x_inverse
-        ctx.save_for_backward(normed, inverse, active, weight, norm, wi, wo)
+        ctx.save_for_backward(normed, inverse, active, weight, norm, wi, outer)
         ctx.facts = spec, seed
         return out.view(hidden.shape)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        normed, inverse, active, weight, norm, wi, wo = ctx.saved_tensors
+        normed, inverse, active, weight, norm, wi, outer = ctx.saved_tensors
         spec, seed = ctx.facts
-        width, wide = wo.shape
+        width, wide = outer.shape
         flat = grad.reshape(-1, width)
         out = torch.empty_like(flat)
-        g_inner, g_outer = torch.empty_like(weight), torch.empty_like(wo)
+        g_inner, g_outer = torch.empty_like(wi), wi.new_empty(width, wide)
         scale, learns = keep_scale(spec.rate), any(ctx.needs_input_grad[1:4])  # False if an adapter freezes it
         for place, part in enumerate(_chunks(len(flat), wide)):
             x, found, update = normed[part], active[part], _residual_grad(flat[part], spec, seed, place)
             if learns:
                 _accumulate(g_outer, update.t(), found, place == 0)
-            g_found = update @ wo
+            g_found = update @ outer
             torch.ops.aten.threshold_backward.grad_input(g_found, found, 0, grad_input=g_found)
             if learns:
                 _accumulate(g_inner, g_found.t(), x, place == 0)
@@ -511,7 +553,7 @@ class _ResidualBlock(torch.autograd.Function):
         out = torch.empty_like(flat) if wants_input else None
         for place, part in enumerate(_chunks(len(flat), len(wh))):
             x, found, whole = flat[part], active[part], flat_grad[part]
-            branch = _residual_grad(whole, spec, seed, place)
+            branch = _residual_grad(whole, spec._replace(dtype=None), seed, place)
             _accumulate(g_output, branch.t(), found, place == 0)
             b_output += branch.sum(0)
             g_found = branch @ wo

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from foretrain.nn.attention import attend
 from foretrain.nn.dropout import drop
 from foretrain.nn.pieces import pieces
 from foretrain.nn.rms_norm import RMSNorm
@@ -194,7 +195,7 @@ class Attention(nn.Module):
     def attend(self, query: Tensor, key: Tensor, value: Tensor, *, causal: bool) -> Tensor:
         """Scaled dot-product attention of (B, h, T, d)."""
         rate = self.attn_dropout if self.training else 0.0
-        return F.scaled_dot_product_attention(query, key, value, dropout_p=rate, is_causal=causal)
+        return attend(query, key, value, dropout_p=rate, is_causal=causal)
 
     def merge(self, x: Tensor) -> Tensor:
         """Merge the heads and project: (B, h, T, d) -> (B, T, D)."""

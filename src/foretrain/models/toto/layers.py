@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from foretrain.models.toto.config import TotoConfig
 from foretrain.models.toto.rotary import RotaryTables, rotate
+from foretrain.nn.attention import attend
 from foretrain.nn.layout import RowLayout
 from foretrain.nn.pieces import pieces
 
@@ -103,7 +104,7 @@ class Attention(nn.Module):
     def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool = False) -> Tensor:
         """Scaled dot-product attention: (..., H, S, d) each -> (..., H, S, d)."""
         rate = self.dropout if self.training else 0.0
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=rate, is_causal=causal)
+        return attend(query, key, value, mask, dropout_p=rate, is_causal=causal)
 
     def over_time(self, x: Tensor, ctx: AttentionContext, cache: KVCache | None, newest: bool = False) -> Tensor:
         """Time attention (R, S, D) -> (R, S, D): each patch attends to its row's patches up to itself, rotated.

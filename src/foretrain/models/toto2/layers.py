@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from foretrain.models.toto2.config import Toto2Config
 from foretrain.models.toto2.rotary import RotaryTables, rotate
+from foretrain.nn.attention import attend
 from foretrain.nn.layout import RowLayout
 from foretrain.nn.pieces import pieces
 from foretrain.nn.unused import attach
@@ -232,9 +233,7 @@ class Attention(nn.Module):
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
         shared = self.heads != self.groups
-        return F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=causal, scale=self.score_scale, enable_gqa=shared
-        )
+        return attend(q, k, v, mask, is_causal=causal, scale=self.score_scale, enable_gqa=shared)
 
 
 class FeedForward(nn.Module):
