@@ -21,8 +21,10 @@ import numpy as np
 from foretrain.data.windows import Window, Windows, stack_windows
 from foretrain.models.chronos2.config import Chronos2ModelConfig
 from foretrain.models.chronos2.forecaster import Chronos2
+from foretrain.training.precision import autocast
 
 torch.set_num_threads(harness.THREADS)
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -86,19 +88,22 @@ def upstream_model(model: Chronos2) -> torch.nn.Module:
         return BaseChronosPipeline.from_pretrained(folder, device_map="cpu").model.train()
 
 
-def our_step(case: Training, model: Chronos2, windows: Windows) -> Callable[[], torch.Tensor]:
-    """Return a function that runs one optimizer step of our model."""
+def our_step(case: Training, model: Chronos2, windows: Windows, dtype: str = "float32") -> Callable[[], torch.Tensor]:
+    """Return a function that runs one optimizer step of our model, under autocast to a dtype."""
     batch = model.collate(windows)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
 
     def loss() -> torch.Tensor:
-        total, weight = model(batch)
+        with autocast(CPU, dtype):
+            total, weight = model(batch)
         return total / weight
 
     return _step(model, optimizer, loss)
 
 
-def upstream_step(case: Training, model: torch.nn.Module, windows: Windows) -> Callable[[], torch.Tensor]:
+def upstream_step(
+    case: Training, model: torch.nn.Module, windows: Windows, dtype: str = "float32"
+) -> Callable[[], torch.Tensor]:
     """Return a function that runs the same step with the official module."""
     inputs = {
         "context": torch.from_numpy(windows.context),
@@ -107,7 +112,12 @@ def upstream_step(case: Training, model: torch.nn.Module, windows: Windows) -> C
         "num_output_patches": -(-case.horizon // 16),
     }
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
-    return _step(model, optimizer, lambda: model(**inputs).loss)
+
+    def loss() -> torch.Tensor:
+        with autocast(CPU, dtype):
+            return model(**inputs).loss
+
+    return _step(model, optimizer, loss)
 
 
 def _step(model: torch.nn.Module, optimizer: torch.optim.Optimizer, loss: Callable[[], torch.Tensor]):

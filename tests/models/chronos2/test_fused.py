@@ -97,7 +97,7 @@ HALF = 2.0**-8  # twice the largest relative error of one rounding to bfloat16
 @pytest.mark.parametrize("kind", ["time", "time kept", "time masked", "group", "lone", "lone few", "feed forward"])
 def test_products_in_bfloat16_are_near_those_of_float64(kind, rate):
     """Output and gradients are float32; the formulas are those above. Rounded factors of few products in a row move an
-    output by an eps. Gradients of scores sum to 0 over the keys, which amplifies, and the slope of relu flips near 0."""
+    output by an eps. Gradients of scores sum to 0 over the keys, which amplifies, and relu's slope flips near 0."""
     shape = {"group": (2, 6, 3), "time": (3, 1, 6)}.get(kind.split()[0], (40 if kind != "lone few" else 3,))
     inputs = [numbers(*shape, 16), numbers(16)]
     attends = kind.startswith(("time", "group"))
