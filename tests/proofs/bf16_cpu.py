@@ -1,6 +1,6 @@
 """Train float32 and bfloat16 at several seeds on a CPU, and compare their final validation with the spread of seeds.
 
-    python tests/proofs/bf16_cpu.py --work DIR [--corpus FOLDER] [--seeds 3] [--steps 150] [--width 256] [--json FILE]
+    python tests/proofs/bf16_cpu.py --work DIR [--corpus FOLDER] [--seeds 3] [--steps 100] [--width 256] [--json FILE]
 
 A Chronos-2 of two layers on generated hourly series, or on a corpus; both types see the same batches and
 start from the same weights. A finished run in DIR is read and not repeated. The exit code is 1 if the mean difference
@@ -23,7 +23,7 @@ from foretrain.training.journal import read_journal
 
 METRICS = ("val_wql", "val_loss")
 SETTINGS = (
-    "training.micro_batch_size=null", "training.batch_size=16", "training.tensorboard=false", "training.log_every=20",
+    "training.micro_batch_size=null", "training.batch_size=4", "training.tensorboard=false", "training.log_every=20",
     "training.health_every=null", "evaluation.promotion=false", "threads=1", "model.num_layers=2", "model.num_heads=8",
     "model.dropout_rate=0.0", "optimizer.learning_rate=5.0e-4",
 )  # fmt: skip
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--corpus", type=Path, help="instead of generated series")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import foretrain
 from foretrain.config import FieldRule, Section, build, read_yaml, rules, sections_of
@@ -21,12 +22,12 @@ from foretrain.distributed.world import World
 from foretrain.errors import ConfigError, DataError, ModelError, TrainingError
 from foretrain.models import FAMILIES
 from foretrain.models.hub import release_hash
-from foretrain.run.build import open_source
+from foretrain.run.build import open_source, settled
 from foretrain.run.config import RunConfig, config_hash, config_hash_1, is_same_config, load_config, shipped_config
 from foretrain.run.dry_run import describe_run
 from foretrain.run.export import export_checkpoint
 from foretrain.run.train import train_run
-from foretrain.training import auto
+from foretrain.training import auto, processors
 from foretrain.training.manifest import make_manifest
 from foretrain.training.settings import check_resumable
 
@@ -71,6 +72,17 @@ def test_a_run_leaves_the_documented_folder(tmp_path: Path):
     assert read_yaml(run / "config.yaml")["data"]["context_length"] == 32
 
 
+def test_a_run_in_bfloat16_on_a_cpu_resumes_bit_for_bit(tmp_path: Path):
+    """With dropout, whose masks are drawn again in the backward pass."""
+    asked = ("training.dtype=bfloat16", "model.dropout_rate=0.1", "optimizer.schedule={kind: constant}")
+    train_run(tiny(tmp_path / "whole", *asked))
+    train_run(tiny(tmp_path / "cut", *asked, "training.max_steps=4"))
+    train_run(tiny(tmp_path / "cut", *asked), resume="auto")
+    whole, cut = (load_file(tmp_path / name / "release" / "model.safetensors") for name in ("whole", "cut"))
+    assert all(torch.equal(value, cut[name]) for name, value in whole.items())
+    assert {value.dtype for value in whole.values()} == {torch.float32}
+
+
 def test_auto_is_saved_as_the_value_that_it_had_and_a_resume_on_another_device_keeps_it(tmp_path: Path, monkeypatch):
     """The GPU is a record of one; the run itself is on the CPU, which computes in bfloat16 too."""
     card = auto.DeviceFacts("a card", "cuda", bfloat16=True, no_compiler="no triton", memory=2**35)
@@ -89,6 +101,15 @@ def test_auto_is_saved_as_the_value_that_it_had_and_a_resume_on_another_device_k
     assert hashed == config_hash(open_source(tiny(tmp_path / "new", "training.dtype=bfloat16"))[0])
     with pytest.raises(TrainingError, match=r"training\.dtype: 'bfloat16' was saved, 'float32' is asked for"):
         train_run(tiny(tmp_path / "run", "training.max_steps=8"), resume="auto")
+
+
+@pytest.mark.parametrize(("width", "dtype"), [(16, "bfloat16"), (8, "float32")])
+def test_auto_on_a_cpu_of_a_recorded_kind_goes_by_the_width_of_the_model(tmp_path: Path, monkeypatch, width, dtype):
+    monkeypatch.setattr(auto, "examine", lambda device, compiler: auto.DeviceFacts("cpu", "cpu", kind="a kind"))
+    monkeypatch.setattr(processors, "RECORDS", (processors.Record("a kind", "chronos2", 16, 1.5),))
+    config = tiny(tmp_path, "training.dtype=auto", f"model.d_model={width}")
+    config, lines = settled(*open_source(config), World())
+    assert config.training.dtype == dtype and f"training.dtype {dtype} (" in lines[0]
 
 
 def test_the_saved_config_runs_again_with_equal_weights(tmp_path: Path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import re
 from collections.abc import Callable, Mapping
@@ -148,25 +149,23 @@ def settled(
     model on "meta", or returns None where that is not possible yet; default: from the config. Raises ConfigError as
     training.auto.settle does.
     """
-
-    def facts() -> ModelFacts:
-        try:
-            found = build_model(config, device="meta") if model is None else model()
-        except ForetrainError:  # raised again where the model is built
-            found = None
-        return ModelFacts(config.model.family, 0 if found is None else _width(found))
-
     data, rows = config.data, max((len(selection.columns) for selection in source.selections), default=1)
     window = (data.context_length + data.prediction_length) * rows
     before = (saved or {}).get("training")
+    facts = functools.partial(model_facts, config, model)
     training, lines = settle(config.training, world, window=window, saved=before, model=facts)
     return config.model_copy(update={"training": training}), lines
 
 
-def _width(model: Trainable) -> int:
-    """Return the width of the hidden states; 0 if the architecture does not name it."""
-    config = getattr(model.network, "config", None)
-    return next((getattr(config, key) for key in ("d_model", "embed_dim") if hasattr(config, key)), 0)
+def model_facts(config: RunConfig, model: Callable[[], Trainable | None] | None = None) -> ModelFacts:
+    """Return what the rules of `auto` know of a config's model; model as in `settled`. Width 0 = not known yet."""
+    try:
+        found = build_model(config, device="meta") if model is None else model()
+    except ForetrainError:  # raised again where the model is built
+        found = None
+    sizes = None if found is None else getattr(found.network, "config", None)
+    width = next((getattr(sizes, key) for key in ("d_model", "embed_dim") if hasattr(sizes, key)), 0)
+    return ModelFacts(config.model.family, width)
 
 
 def saved_config(folder: Path, checkpoint: str | None = None) -> dict[str, Any] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -21,7 +22,7 @@ from foretrain.notes import texts
 from foretrain.printing import duration
 from foretrain.run import estimate
 from foretrain.run.ancestry import check_test_part
-from foretrain.run.build import build_model, open_source, release_facts, saved_config, settled
+from foretrain.run.build import build_model, model_facts, open_source, release_facts, saved_config, settled
 from foretrain.run.by_context import describe_memory_by_context, memory_by_context
 from foretrain.run.config import RunConfig
 from foretrain.run.evaluators import describe_evaluators
@@ -178,7 +179,9 @@ def _without_data(
     lines, plan = _Told(None), None
     window = config.data.context_length + config.data.prediction_length
     try:
-        training, _ = settle(config.training, World(device=world.device), window=window)
+        build = None if stage is None else functools.partial(meta_model, stage, stages or [])
+        facts = functools.partial(model_facts, config, build)
+        training, _ = settle(config.training, World(device=world.device), window=window, model=facts)
         config = config.model_copy(update={"training": training})
         if training.micro_batch_size == "auto":
             config = _sized(config, -(-training.batch_size // world.size))

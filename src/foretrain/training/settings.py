@@ -101,7 +101,8 @@ class TrainingConfig(Section):
         int | Literal["auto"] | None, MICRO_BATCH, or_auto(Annotated[int | None, Field(ge=1, le=2**22)])
     ] = None
     token_budget: TokenBudgetConfig | None = None  # replaces batch_size and micro_batch_size: batches by length
-    # of autocast; weights stay float32. auto = bfloat16 on a GPU that has it, else float32
+    # of autocast; weights stay float32. auto = bfloat16 on a GPU that has it, and on a CPU where a record says that it
+    # pays (processors.py), else float32
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
     tf32: Annotated[bool, ROUNDING] = False  # float32 matrix products in TensorFloat-32 on GPUs that support it
     clip_norm: float | None = Field(default=1.0, gt=0)
