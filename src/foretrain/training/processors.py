@@ -4,7 +4,8 @@ Nothing is timed when a run starts: another choice would change the last bits of
 chooses otherwise than a quiet one. A CPU or a width that no record covers trains in float32.
 
 An instruction set alone says too little: with avx512_bf16 training was faster on AMD's Zen 4, and is slower on an Intel
-Xeon whose matrix unit (AMX) the virtual machine hides; its instruction does half of float32's operations a second. `python -m benchmarks.bf16` measures a record.
+Xeon whose matrix unit (AMX) the virtual machine hides; its instruction does half of float32's operations a second.
+`python -m benchmarks.bf16` measures a record.
 """
 
 from __future__ import annotations
