@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from foretrain.nn.counted import on_cpu
+
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, **options: Any) -> Tensor:
     """Return torch's scaled_dot_product_attention (B, H, N, d) of query (B, H, N, d), key and value (B, H, S, d).
@@ -20,7 +22,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
     included, from 33 to 2,048 tokens (Intel, avx512_bf16), and the scores are not rounded. The result has query's type.
     """
     half = query.dtype in (torch.bfloat16, torch.float16)
-    if query.device.type != "cpu" or not torch.is_grad_enabled() or not (half or torch.is_autocast_enabled("cpu")):
+    if not on_cpu(query) or not torch.is_grad_enabled() or not (half or torch.is_autocast_enabled("cpu")):
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, **options)
     with torch.autocast("cpu", enabled=False):
         wide = [x.float() if x.dtype in (torch.bfloat16, torch.float16) else x for x in (query, key, value)]
