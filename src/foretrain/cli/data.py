@@ -38,6 +38,9 @@ def data_import(
         str | None, typer.Option(help="Comma-separated columns that must exist; they come first.")
     ] = None,
     adjust: Annotated[bool, typer.Option("--adjust", help="Multiply OHLC by adj_close/close.")] = False,
+    calendar: Annotated[
+        str | None, typer.Option(help="Exchange that all items trade at (XNYS): checks its sessions; extra market.")
+    ] = None,
     min_rows: Annotated[int | None, typer.Option(min=1, help="Drop items shorter than this.")] = None,
     provenance: Annotated[str, typer.Option(help="real or synthetic; reports state it.")] = "real",
 ) -> None:
@@ -47,7 +50,7 @@ def data_import(
         raise ConfigError("data import: give --out, the corpus folder to write, or --dry-run, to write none.")
     from foretrain.cli.commands import import_data, preview_files
 
-    reading |= {"target": comma_list(target), "adjust": adjust, "min_rows": min_rows}
+    reading |= {"target": comma_list(target), "adjust": adjust, "calendar": calendar, "min_rows": min_rows}
     if out is None or dry_run:
         preview_files(paths, out=out, update=update, provenance=provenance, **reading)
         return

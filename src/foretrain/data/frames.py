@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from foretrain.atomic import temporary_folder
+from foretrain.data.asof import as_of
 from foretrain.data.findings import example_text
 from foretrain.data.importers import ImportOptions, ImportReport, import_corpus
 from foretrain.data.importers.columns import corpus_name, plain
@@ -196,8 +197,14 @@ def findings(report: ImportReport, name: str) -> list[Note]:
 
 
 def corpus_frame(corpus: Corpus) -> pd.DataFrame:
-    """Return all rows of a corpus as a frame, in the format of read_table, items in the corpus' order."""
-    items = [(corpus.item_id(k), corpus.values(k), _corpus_times(corpus, k)) for k in range(corpus.num_series)]
+    """Return all rows of a corpus as a frame, in the format of read_table, items in the corpus' order.
+
+    Prices of a corpus with dividends and splits are those as of each item's last row.
+    """
+    items = [
+        (corpus.item_id(k), as_of(corpus, corpus.values(k), corpus.length(k)), _corpus_times(corpus, k))
+        for k in range(corpus.num_series)
+    ]
     return _frame(items, corpus.manifest.columns, str(corpus.origin or corpus.name), clock=_clock(corpus))
 
 

@@ -84,6 +84,17 @@ class Earlier(BaseModel):
     lengths: dict[str, int | None] = {}
 
 
+class Adjustment(BaseModel):
+    """Columns of cumulative factors, and those that windows scale by them to their cutoff; data/asof.py."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    price: str  # factor that prices are multiplied by
+    volume: str  # factor that volumes are divided by
+    prices: tuple[str, ...]
+    volumes: tuple[str, ...]
+
+
 class Manifest(BaseModel):
     """Metadata of a corpus, stored as a JSON file beside its shards."""
 
@@ -106,6 +117,10 @@ class Manifest(BaseModel):
     bars_per_session: Positive | None = None
     adjusted: bool = False
     price_columns: tuple[str, ...] = ()
+    adjustment: Adjustment | None = None  # prices are as traded, and windows are adjusted as of their cutoff
+    # Beside prices: dividends, splits, factors, and prices that their source adjusted by later events. They are
+    # forecast only if they are named as targets.
+    beside_prices: tuple[str, ...] = ()
     # Columns that the data itself calls covariates; they are forecast only if they are named as targets.
     past_covariates: tuple[str, ...] = ()
     known_covariates: tuple[str, ...] = ()
@@ -123,10 +138,14 @@ class Manifest(BaseModel):
         duplicates = sorted({name for name in names if names.count(name) > 1})
         if duplicates:
             raise ValueError(f"column names given twice: {', '.join(duplicates)}")
-        for key in ("price_columns", "past_covariates", "known_covariates"):
+        for key in ("price_columns", "past_covariates", "known_covariates", "beside_prices"):
             unknown = [name for name in getattr(self, key) if name not in names]
             if unknown:
                 raise ValueError(f"{key} names no column: {', '.join(unknown)}")
+        if self.adjustment is not None:
+            unknown = {*self.adjustment.prices, *self.adjustment.volumes, self.adjustment.price, self.adjustment.volume}
+            if unknown - set(names):
+                raise ValueError(f"adjustment names no column: {', '.join(sorted(unknown - set(names)))}")
         if self.time == "regular" and not self.freq:
             raise ValueError("a regular time axis needs a freq")
         files = [shard["file"] for shard in self.shards]
@@ -150,8 +169,9 @@ class Manifest(BaseModel):
 
     @property
     def default_targets(self) -> tuple[str, ...]:
-        """Columns that may be forecast where no target is named: numeric ones that are not covariates."""
-        return tuple(c.name for c in self.columns if c.kind == "numeric" and c.name not in self.covariates)
+        """Columns that may be forecast where no target is named: numeric ones, no covariates, none beside prices."""
+        left_out = {*self.covariates, *self.beside_prices}
+        return tuple(c.name for c in self.columns if c.kind == "numeric" and c.name not in left_out)
 
     def to_json(self) -> str:
         """Indented JSON text."""

@@ -14,12 +14,9 @@ import numpy.typing as npt
 
 from foretrain.data.duplicates import join
 from foretrain.data.findings import Findings
-from foretrain.data.rules import STALE_BARS
 from foretrain.data.suspicions import suspicious
 from foretrain.data.windows import NO_TIME, FloatArray, IntArray, Mask
 from foretrain.timeaxis.grid import iso
-
-_SPLIT_RATIOS = np.array([1.5, 2, 3, 4, 5, 6, 7, 8, 10, 15, 20, 25, 30, 40, 50, 100])
 
 
 @dataclass(frozen=True)
@@ -241,23 +238,10 @@ def observe(rows: ItemRows, layout: MarketColumns, findings: Findings) -> None:
         cells = {layout.names[v]: int(missing[v].sum()) for v in np.flatnonzero(missing.any(axis=1))}
         hit = missing.any(axis=0)
         findings.add("missing", int(hit.sum()), rows.example(int(hit.argmax())), cells)
-    if layout.volumes:
-        _report(rows, findings, "zero_volume", (rows.values[list(layout.volumes)] == 0).all(axis=0))
+    ahead = [name for i, name in enumerate(layout.names) if i in layout.prices and name.startswith("adj_")]
+    if ahead:
+        findings.add("adjusted_prices", len(rows), rows.example(0, ", ".join(ahead)))
     _doubts(rows, layout, findings)
-    if layout.close is None:
-        return
-    prices = rows.values[list(layout.bars[0])] if layout.bars else rows.values[[layout.close]]
-    _report(rows, findings, "stale_price", stale(prices))
-    jumps = split_like(
-        rows.values[layout.close],
-        rows.values[layout.bars[0][0]] if layout.bars else None,
-        rows.values[layout.volumes[0]] if layout.volumes else None,
-    )
-    if not jumps.any():
-        return
-    at = int(jumps.argmax())
-    before, after = rows.values[layout.close, at - 1 : at + 1]
-    findings.add("split_like_jump", int(jumps.sum()), rows.example(at, f"close {before:.6g} -> {after:.6g}"))
 
 
 def _doubts(rows: ItemRows, layout: MarketColumns, findings: Findings) -> None:
@@ -266,59 +250,3 @@ def _doubts(rows: ItemRows, layout: MarketColumns, findings: Findings) -> None:
     checked = np.array([layout.close]) if market else np.flatnonzero(~layout.categorical)
     for name, count, row, detail in suspicious(rows.values, layout.names, checked, paired=not market):
         findings.add(name, count, rows.example(row, detail))
-
-
-def _report(rows: ItemRows, findings: Findings, name: str, hit: Mask) -> None:
-    if hit.any():
-        findings.add(name, int(hit.sum()), rows.example(int(hit.argmax())))
-
-
-def stale(prices: FloatArray) -> Mask:
-    """Return a mask (T,) of bars of (P, T) prices in runs of at least five bars that equal the bar before the run."""
-    same = np.zeros(prices.shape[1], bool)
-    same[1:] = (prices[:, 1:] == prices[:, :-1]).all(axis=0)
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], same, [False]]).astype(np.int8)))
-    result = np.zeros_like(same)
-    for first, stop in zip(edges[::2], edges[1::2], strict=True):
-        if stop - first >= STALE_BARS:
-            result[first:stop] = True
-    return result
-
-
-def split_like(close: FloatArray, opened: FloatArray | None = None, volume: FloatArray | None = None) -> Mask:
-    """Return a mask (T,) of bars whose close, and open if given, differ from the last close by the ratio of a split.
-
-    A jump must also be ten times the item's median absolute return, so that volatile series do not match; and up to a
-    ratio of four, which real news can cause, the turnover must not have risen threefold, as it does on news.
-    """
-    result = np.zeros(len(close), bool)
-    level = _log(close)
-    moves = np.diff(level)
-    if not np.isfinite(moves).any():
-        return result
-    large = np.flatnonzero(np.abs(moves) > max(np.log(1.4), 10 * np.nanmedian(np.abs(moves))))
-    if not len(large):
-        return result
-    ratios = np.log(_SPLIT_RATIOS)
-    off = np.abs(np.abs(moves[large])[:, None] - ratios)
-    nearest = ratios[off.argmin(axis=1)] * np.sign(moves[large])
-    match = off.min(axis=1) < 0.06
-    if opened is not None:
-        overnight = _log(opened)[large + 1] - level[large]
-        match &= np.isnan(overnight) | (np.abs(overnight - nearest) < 0.12)
-    if volume is not None:
-        match &= (np.abs(nearest) > np.log(4.5)) | ~_high_turnover(close, volume, large + 1)
-    result[large[match] + 1] = True
-    return result
-
-
-def _high_turnover(close: FloatArray, volume: FloatArray, at: IntArray) -> Mask:
-    """Return True for bars `at` whose turnover is at least three times the median of the twenty bars before."""
-    turnover = close.astype(np.float64) * volume
-    usual = np.array([np.median(turnover[max(0, i - 20) : i]) for i in at])
-    return turnover[at] >= 3 * usual
-
-
-def _log(values: FloatArray) -> npt.NDArray[np.float64]:
-    """Return the logarithm, NaN for values that are not positive."""
-    return np.log(np.where(values > 0, values, np.nan), dtype=np.float64)

@@ -13,7 +13,7 @@ OnBad = Literal["fix", "drop", "error"]
 
 REFUSED = "refused"
 REPORTED = "reported"
-STALE_BARS = 5  # a week of daily bars without a change
+HIDDEN = "prices and volumes of the bar NaN; item left out above 20 % of its bars"
 SHORT_ROWS = 32
 
 
@@ -72,8 +72,9 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "gap",
         "warning",
-        "stamps missing against the frequency, while the market or the item's own week is open",
-        "NaN rows where that makes the axis regular and adds at most 20 % rows, else reported",
+        "stamps missing against the frequency, while the market or the item's own week is open; sessions of --calendar",
+        "NaN rows for sessions of --calendar, and where that makes the axis regular and adds at most 20 % rows, else "
+        "reported",
         "as fix",
     ),
     Rule("non_finite", "error", "infinite, or beyond the range of float32", "NaN", "row left out"),
@@ -84,15 +85,29 @@ RULES: tuple[Rule, ...] = (
     Rule("ohlc_inconsistent", "warning", "high below, or low above, another price of the bar", REPORTED,
          "row left out"),
     Rule("negative_volume", "error", "a volume below zero", "NaN", "row left out"),
-    _note("zero_volume", "a bar without any volume"),
-    _note("stale_price", f"prices unchanged for {STALE_BARS} bars or more"),
+    Rule("zero_volume", "note", "a bar without volume, in a series that has one in four of five bars or more", REPORTED,
+         HIDDEN, REPORTED),
+    Rule("stale_price", "note", "prices that stand still for five bars or more, longer than by chance in this series",
+         REPORTED, HIDDEN, REPORTED),
+    Rule("spike", "warning", "a close six robust deviations off that is back with the next open, unlike its peers",
+         REPORTED, HIDDEN),
+    Rule("repeated_bar", "warning", "all prices and the volume of the bar before, again", REPORTED, HIDDEN),
+    Rule("clock_shift", "warning", "a day that opens and closes off the usual times, both by the same half hours",
+         REPORTED, HIDDEN),
+    Rule("closed_session", "warning", "a bar outside the sessions of --calendar, or on a day when no peer trades",
+         REPORTED, HIDDEN),
     Rule(
         "split_like_jump",
         "warning",
-        "close and open jump by the ratio of a usual split, ten times the usual move",
+        "prices jump by the ratio of a usual split and stay, beyond the usual moves, without the turnover of news",
         REPORTED,
         "item left out",
     ),
+    Rule("corporate_action", "warning", "a dividend of 90 % of the close, no ratio for a split, or splits of which "
+         "prices were adjusted for some only", "an impossible one has no effect; prices as traded by each split",
+         "item left out"),
+    _note("adjusted_prices", "prices that later events adjust (adj_close and its like)",
+          "no target unless it is named"),
     _note("missing", "cells without a value", "kept as NaN, which means not observed"),
     _note("empty_rows", "rows without any value at either end of an item", "left out"),
     Rule(
@@ -117,6 +132,11 @@ RULES: tuple[Rule, ...] = (
          "left out; import all files again to have it", "left out"),
 )  # fmt: skip
 UPDATE_RULES = ("revised", "older_rows")  # of --update
+# The rules for series of prices; each changes what is stored or used, in one mode at least
+MARKET_RULES = (
+    "gap", "closed_session", "duplicate_timestamp", "repeated_bar", "clock_shift", "stale_price", "spike",
+    "split_like_jump", "zero_volume", "ohlc_inconsistent", "corporate_action", "adjusted_prices",
+)  # fmt: skip
 BY_NAME = {rule.name: rule for rule in RULES}
 
 

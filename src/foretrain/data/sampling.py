@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from foretrain.data.asof import Scaling
 from foretrain.data.chunks import Counts
 from foretrain.data.encoding import encode_codes
 from foretrain.data.mapped import Watch
@@ -187,6 +188,7 @@ class Gather:
         self._columns, self._blocks, self._roles, self._rows = _row_tables(pools)
         self._categorical = [pool.selection.categorical(pool.corpus) for pool in pools]
         self._names = [tuple(pool.corpus.columns[k] for k in pool.selection.columns) for pool in pools]
+        self._scaling = Scaling([(pool.corpus, pool.selection.columns) for pool in pools])
         self._any_past = bool((self._roles == PAST).any())
         self._watch = Watch(file for pool in pools for file in pool.corpus.watch.files)
         spans = [span for pool in pools for span in _spans(pool.corpus)]
@@ -220,6 +222,7 @@ class Gather:
         after = self._lengths[slot] - of_slots(self._reserved, slot)
         span = _Span(context, horizon, cutoff, np.maximum(cutoff + horizon - after, 0))
         values = self._values(slot, pool, window, self._columns[kind], self._blocks[kind], span)
+        self._scaling.apply(values, kind, context, lambda r, c, b: self._values(slot, pool, window[r], c, b, span))
         for k, categorical in enumerate(self._categorical):
             if categorical:
                 self._encode(values, np.flatnonzero(pool == k), np.cumsum(rows) - rows, k, span)

@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple, overload
 import numpy as np
 import numpy.typing as npt
 
+from foretrain.data.asof import as_of
 from foretrain.data.encoding import encode_codes, recorded_codes
 from foretrain.data.parts import Region
 from foretrain.data.store import Column, Corpus
@@ -174,7 +175,7 @@ def cut(
         )
     first = 0 if context_length is None else max(0, cutoff - context_length)
     rows = list(selection.columns)
-    values = corpus.values(series)
+    values = as_of(corpus, corpus.values(series), cutoff)
     future_end = min(cutoff + prediction_length, length)
     future = np.full((len(rows), prediction_length), np.nan, np.float32)
     visible = (list(range(len(selection.targets))) if with_future else []) + list(

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from foretrain.data.asof import as_of
 from foretrain.data.windows import NO_TIME, Window
 from foretrain.distributed.world import World
 from foretrain.errors import ConfigError, DataError
@@ -213,9 +214,13 @@ class Backtest:
         found: dict[WindowRef, np.ndarray] = {}
         for key in dict.fromkeys(ref[:2] for ref in refs):
             own = [ref for ref in refs if ref[:2] == key]
-            values = panel.corpora[key[0]].values(key[1])[list(panel.selections[key[0]].targets)]
-            errors = seasonal_errors(values, [ref.cutoff for ref in own], panel.seasons[key[0]])
-            found |= dict(zip(own, errors, strict=True))
+            corpus, targets = panel.corpora[key[0]], list(panel.selections[key[0]].targets)
+            # one scale for all cutoffs of a series, unless prices are as of each
+            groups = [own] if corpus.manifest.adjustment is None else [[ref] for ref in own]
+            for group in groups:
+                values = as_of(corpus, corpus.values(key[1]), group[0].cutoff)[targets]
+                errors = seasonal_errors(values, [ref.cutoff for ref in group], panel.seasons[key[0]])
+                found |= dict(zip(group, errors, strict=True))
         return np.concatenate([found[ref] for ref in refs])
 
     def _is_price(self, ref: WindowRef, row: int) -> bool:

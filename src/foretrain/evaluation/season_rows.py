@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from foretrain.data.asof import as_of
 from foretrain.data.store import Corpus
 from foretrain.evaluation.baselines import FOUND, SEASONAL
 from foretrain.evaluation.panel import Panel
@@ -172,7 +173,7 @@ def seasons_before_scoring(panel: Panel, corpus: int) -> Seasons:
         if times is not None:
             times = times[: np.searchsorted(times, start)]
             position = (times - start) // _step(times)
-        for values in store.values(item)[targets, oldest : oldest + len(position)]:
+        for values in as_of(store, store.values(item), max(stop, 1))[targets, oldest : oldest + len(position)]:
             items.append(History(values.astype(np.float64), position))
     return find_seasons(items, candidates)
 

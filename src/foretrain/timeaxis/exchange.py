@@ -90,6 +90,14 @@ class Reading:
         return float(matched.mean() + matched.sum() / max(last - first, 1))
 
 
+@dataclass(frozen=True)
+class Compared:
+    """A history beside a calendar. outside (T,): stamps in no session; missing (K,): sessions or bars it lacks."""
+
+    outside: npt.NDArray[np.bool_]
+    missing: IntArray
+
+
 class Exchange:
     """An exchange's calendar by its name or an alias such as NYSE. Raises ConfigError for an unknown one."""
 
@@ -139,6 +147,35 @@ class Exchange:
                 )
                 warn(_log, Note(Code.CALENDAR_DOUBTFUL, text, {"items": len(items)}))
         return results[0].append(results[1:]) if len(results) > 1 else results[0]
+
+    def compare(self, times: IntArray, item: Any) -> Compared:
+        """Compare ascending stamps (T,) with the sessions, half days included, between the first and the last.
+
+        Raises DataError if less than MIN_MATCHED_SHARE of them fit, or if bars are longer than a session.
+        """
+        import pandas as pd
+
+        history = pd.DatetimeIndex(times.view("datetime64[us]"))
+        step = _step(history)
+        if step is None:
+            return Compared(np.zeros(len(times), bool), np.zeros(0, np.int64))
+        sessions = self._sessions(int(times[0]) // DAY - 14, int(times[-1]) // DAY + 14)
+        readings = _daily(history, sessions) if step >= SHORTEST_DAY else _intraday(history, step, sessions)
+        best = max(readings, key=lambda reading: (reading.score, reading.likely))
+        matched = best.matched
+        if (~matched).sum() > (1 - MIN_MATCHED_SHARE) * len(times):
+            raise DataError(
+                f"item {item!r}: {(~matched).mean():.0%} of its {len(times):,} stamps fit no session of {self.name}, "
+                f"first {history[int((~matched).argmax())]}. Name the calendar it trades by, or none."
+            )
+        first, last = np.searchsorted(best.expected, [best.own[0], best.own[-1] + 1])
+        between = best.expected[first:last]
+        if step >= SHORTEST_DAY and len(times) > 1 and np.median(np.diff(np.searchsorted(between, best.own))) > 1:
+            raise DataError(
+                f"item {item!r} has bars of several sessions each; a calendar checks daily and shorter bars."
+            )
+        lacking = between[np.isin(between, best.own, invert=True)]
+        return Compared(~matched, best.stamps(lacking).as_unit("us").asi8 if len(lacking) else lacking)
 
     def _continue(
         self, history: pd.DatetimeIndex, step: int, sessions: Sessions, item: Any, horizon: int

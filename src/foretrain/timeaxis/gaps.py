@@ -97,6 +97,11 @@ class DayVotes:
         part, total = traded[low:high], listed[low:high]
         return int(((part * 2 >= total) & (part >= 1) & (total >= 2)).sum())
 
+    def on(self, days: IntArray) -> tuple[IntArray, IntArray]:
+        """Return (D,) the items with a bar on each day, and (D,) those listed then; days of an added item."""
+        traded, listed, base = self._table()
+        return traded[days - base], listed[days - base]
+
     def _table(self) -> tuple[IntArray, IntArray, int]:
         if self._tables is None:
             base = min(first for first, _ in self._ranges)

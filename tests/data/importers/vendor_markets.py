@@ -85,7 +85,8 @@ sample(
         "Date,Open,High,Low,Close,Volume,Ex-Dividend,Adj. Open,Adj. High,Adj. Low,Adj. Close,Adj. Volume",
         ((f"{d:%Y-%m-%d}", *bar(i), 1000, 0.0, *(x / 2 for x in bar(i)), 2000) for i, d in weekdays(60)),
     ),
-    Read(("AAPL",), (*OHLC, "adj_open", "adj_high", "adj_low", "adj_close", "volume", "adj_volume", "Ex-Dividend"),
+    Read(("AAPL",), (*OHLC, "adj_open", "adj_high", "adj_low", "adj_close", "volume", "adj_volume", "dividends",
+                    "price_factor", "volume_factor"),
          "2024-01-01", "B", {("AAPL", "adj_close", 0): 50.25}),
 )  # fmt: skip
 sample(

@@ -15,16 +15,19 @@ import numpy as np
 from foretrain.data.findings import ItemFindings
 from foretrain.data.importers.cleaning import Cleaned
 from foretrain.data.importers.job import ImportJob
+from foretrain.data.market.traded import with_factors
 from foretrain.data.quality import ItemRows
 from foretrain.data.windows import IntArray
 from foretrain.errors import DataError
 from foretrain.notes import Code, Note, counted
+from foretrain.timeaxis.exchange import Exchange
 from foretrain.timeaxis.frequency import DAY, Frequency, seasonality
 from foretrain.timeaxis.gaps import DayVotes, Week, find_gaps, session_length
 from foretrain.timeaxis.grid import are_too_many, grid_numbers, grid_stamps, on_rows, ordinals, stamps, typical_step
 from foretrain.timeaxis.inference import Pattern, agree, infer
 
 MAX_STEP_RATIO = 1.5  # ratio of steps above which frequencies differ; months with a holiday vary less
+_NONE = np.zeros(0, np.int64)
 FILL_LIMIT = 0.2  # largest share of NaN rows that may be added to make an axis regular
 
 
@@ -60,6 +63,7 @@ class Placed:
     rows: ItemRows
     findings: ItemFindings
     read: int
+    why: str | None = None  # the rules leave it out
 
 
 def choose_axis(cleaned: Cleaned, job: ImportJob) -> tuple[Cleaned, Axis]:
@@ -95,17 +99,28 @@ def choose_axis(cleaned: Cleaned, job: ImportJob) -> tuple[Cleaned, Axis]:
     return replace(cleaned, items=kept), decide(kept, job.spool.times, clock="dates", freq=freq)
 
 
-def place_items(items: Sequence[str], axis: Axis, job: ImportJob) -> Iterator[Placed]:
-    """Yield every cleaned item on the axis, with its gaps found, and filled where that makes the axis regular."""
-    for item in items:
+def place_items(cleaned: Cleaned, axis: Axis, job: ImportJob) -> Iterator[Placed]:
+    """Yield every cleaned item on the axis: judged by the rules of markets, its gaps found, and filled where that makes
+    the axis regular."""
+    schema, code = cleaned.schema, job.options.calendar
+    exchange = None if code is None else Exchange(code)
+    if exchange is not None and (schema.layout.close is None or axis.time == "steps"):
+        raise DataError(
+            f"{job.name}: --calendar checks bars of prices with time stamps, and there are none. Leave it out."
+        )
+    for item in cleaned.items:
         rows, findings, read = job.spool.cleaned(item)
-        after, missing = gaps(rows, axis)
+        judged = cleaned.review.judge(rows, findings, exchange, insert=axis.time == "stamps")
+        rows = judged.rows
+        after, missing = gaps(rows, axis) if exchange is None or axis.time == "regular" else (_NONE, _NONE)
         if len(after):
             detail = f"{counted(int(missing[0]), 'step')} missing"
             findings.add("gap", int(missing.sum()), rows.example(int(after[0]), detail))
         if axis.fill:
             rows = fill(rows, axis)
-        yield Placed(rows, findings, read)
+        if schema.adjusts:
+            rows = with_factors(rows, schema.names, schema.layout)
+        yield Placed(rows, findings, read, judged.why)
 
 
 def decide(items: Sequence[str], times_of: Callable[[str], IntArray], *, clock: str, freq: str | None) -> Axis:
@@ -228,15 +243,14 @@ def _session(lengths: Iterable[tuple[int, float, int]], freq: str) -> tuple[int 
 
 def gaps(rows: ItemRows, axis: Axis) -> tuple[IntArray, IntArray]:
     """Return (index of the row after each gap, steps missing there) of an item's ascending rows."""
-    none = np.zeros(0, np.int64)
     if rows.times is None or len(rows) < 2:
-        return none, none
+        return _NONE, _NONE
     if axis.time == "steps" or axis.grid is not None:
         missing = np.diff(_numbers(rows.times, axis)) - 1
         holes = np.flatnonzero(missing > 0)
         return holes + 1, missing[holes]
     freq = axis.item_freq(rows.item_id)
-    return (none, none) if freq is None else find_gaps(rows.times, freq, axis.votes)
+    return (_NONE, _NONE) if freq is None else find_gaps(rows.times, freq, axis.votes)
 
 
 def fill(rows: ItemRows, axis: Axis) -> ItemRows:

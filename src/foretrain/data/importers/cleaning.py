@@ -18,6 +18,8 @@ from foretrain.data.importers.losses import Losses
 from foretrain.data.importers.reading import Gathered
 from foretrain.data.importers.report import counted
 from foretrain.data.importers.update import merge
+from foretrain.data.market.review import MarketReview
+from foretrain.data.market.traded import FACTORS, as_traded, has_events
 from foretrain.data.quality import ItemRows, MarketColumns, clean, observe
 from foretrain.data.suspicions import TOTALS
 from foretrain.data.windows import NO_TIME
@@ -32,6 +34,12 @@ class Schema:
     names: tuple[str, ...]
     order: list[int]  # their places among the spool's columns
     layout: MarketColumns
+    adjusts: bool = False  # dividends or splits are among them: prices are as traded, with factors
+
+    @property
+    def written(self) -> tuple[str, ...]:
+        """The columns of the corpus: those here, and factors that no earlier import wrote."""
+        return self.names if not self.adjusts or FACTORS[0] in self.names else (*self.names, *FACTORS)
 
 
 @dataclass(frozen=True)
@@ -41,6 +49,7 @@ class Cleaned:
     items: list[str]
     schema: Schema
     gathered: Gathered
+    review: MarketReview
 
 
 def clean_items(gathered: Gathered, job: ImportJob) -> Cleaned:
@@ -57,9 +66,10 @@ class _Cleaner:
     def run(self) -> Cleaned:
         """Choose the columns, then clean item by item."""
         schema = self._schema()
+        self.review = MarketReview(schema.layout, self.job.options.on_bad)
         items = self._clean(self._same_columns(schema), schema)
         self.job.spool.drop_read()
-        return Cleaned(items, schema, self.gathered)
+        return Cleaned(items, schema, self.gathered, self.review)
 
     def _schema(self) -> Schema:
         """Return the corpus' columns: those of the old corpus, else target, options.columns, then in file order."""
@@ -85,7 +95,10 @@ class _Cleaner:
             layout = replace(layout, prices=(), volumes=())
         if self.job.options.adjust and not {"close", "adj_close"} <= set(names):
             raise DataError(f"{self.job.name}: --adjust needs columns close and adj_close; found {', '.join(names)}.")
-        return Schema(tuple(names), [spool.columns.index(name) for name in names], layout)
+        old = self.job.old
+        adjusts = old.manifest.adjustment is not None if old is not None else has_events(names, layout)
+        adjusts = adjusts and not self.job.options.adjust
+        return Schema(tuple(names), [spool.columns.index(name) for name in names], layout, adjusts)
 
     def _same_columns(self, schema: Schema) -> list[str]:
         """Report or drop items without columns that most items have; DataError for one that shares no column."""
@@ -133,6 +146,7 @@ class _Cleaner:
                 self.job.report.dropped[item] = "no row is left after cleaning"
                 continue
             observe(rows, schema.layout, findings)
+            self.review.add(rows, stored=stored)
             if len(rows) == 1 < len(items) and item.strip().lower() in TOTALS:
                 findings.add("totals_row", 1, rows.example(0, f"the only row of item {item!r}"))
             self.job.spool.keep(rows, findings, len(read))
@@ -160,6 +174,8 @@ class _Cleaner:
         gathered = self.gathered
         names = [source.name for source in gathered.sources]
         new = self.job.spool.rows(item, schema.order, names, calendar=gathered.calendar, old=False)
+        if new is not None and schema.adjusts:
+            new = as_traded(new, schema.names, schema.layout, findings)
         before = None
         if self.job.old is not None:
             before = self.job.spool.rows(item, schema.order, names, calendar=gathered.calendar, old=True)

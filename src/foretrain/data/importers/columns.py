@@ -62,6 +62,8 @@ _MARKET = {
     "adj_volume": ("adj_volume",),
     "amount": ("amount", "amt", "turnover", "quote_volume", "quote_asset_volume", "成交额", "成交金额"),
     "vwap": ("vwap", "vw", "weighted_average"),
+    "dividends": ("dividends", "dividend", "ex_dividend", "dividend_amount", "divcash"),
+    "stock_splits": ("stock_splits", "split_ratio", "split_coefficient", "splitfactor"),
 }
 _VAGUE = ("o", "h", "l", "c", "v", "max", "min", "last", "price", "opening")  # prices only beside all others
 SIDES = ("open", "high", "low", "close")

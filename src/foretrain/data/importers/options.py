@@ -18,7 +18,7 @@ from foretrain.timeaxis.frequency import Frequency
 
 Format = Literal["table", "panel", "wide", "array", "hf"]
 USUAL_ORDER = ("open", "high", "low", "close", "adj_open", "adj_high", "adj_low", "adj_close", "volume", "adj_volume",
-          "amount", "vwap")  # fmt: skip
+          "amount", "vwap", "dividends", "stock_splits")  # fmt: skip
 ROLES = ("item_id", "timestamp", "target", *USUAL_ORDER)
 _LISTS = ("target", "columns", "categorical", "names", "na_values")  # options that text may give as a,b
 
@@ -43,6 +43,7 @@ class ImportOptions:
         dayfirst: True if 01/02/2020 is 1 February; needed only if a column is ambiguous.
         date_format: pattern of strptime by which stamps are read, for example "%d/%m/%y".
         time_unit: unit of epoch numbers ("s", "ms", "us", "ns"), where their size does not show it.
+        calendar: exchange whose sessions the bars have (XNYS); gaps and bars beside them are then known, not guessed.
         id_pattern: regular expression with one group that extracts the item id from a file's name.
     """
 
@@ -59,6 +60,7 @@ class ImportOptions:
     freq: str | None = None
     timezone: str | None = None
     adjust: bool = False
+    calendar: str | None = None
     min_rows: int | None = None
     encoding: str | None = None
     skip_rows: int | None = None

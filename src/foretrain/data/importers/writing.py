@@ -14,6 +14,9 @@ from foretrain.data.importers.cleaning import Cleaned
 from foretrain.data.importers.job import ImportJob
 from foretrain.data.importers.report import summary_csv
 from foretrain.data.lineage import Lineage
+from foretrain.data.manifest import Adjustment
+from foretrain.data.market.adjustment import PRICE_FACTOR, VOLUME_FACTOR
+from foretrain.data.market.traded import EVENTS, FACTORS, scaled_columns
 from foretrain.data.quality import ItemRows
 from foretrain.data.rules import REPORTED, SHORT_ROWS
 from foretrain.data.store import Column, CorpusWriter
@@ -31,7 +34,7 @@ class _Writer:
     """Writes the corpus of a job."""
 
     def __init__(self, cleaned: Cleaned, axis: Axis, job: ImportJob) -> None:
-        self.job, self.axis = job, axis
+        self.job, self.axis, self.cleaned = job, axis, cleaned
         self.items, self.schema, self.gathered = cleaned.items, cleaned.schema, cleaned.gathered
         self.seen: dict[bytes, str] = {}  # digest of rows -> item
         self.old_cuts = {} if job.old is None else read_cuts(job.old.path, job.old.manifest.cuts)
@@ -43,7 +46,7 @@ class _Writer:
         summary: list[tuple[Any, ...]] = []
         lineage = None if job.old is None else Lineage(job.old)
         with self._open() as writer:
-            for done, placed in enumerate(place_items(self.items, self.axis, job)):
+            for done, placed in enumerate(place_items(self.cleaned, self.axis, job)):
                 if done % max(1, len(self.items) // 200) == 0:
                     job.progress(done, len(self.items), "writing")
                 if self._stays(placed):
@@ -82,6 +85,8 @@ class _Writer:
             bars_per_session=self.axis.bars_per_session,
             adjusted=self.job.options.adjust,
             price_columns=tuple(self.schema.names[i] for i in self.schema.layout.prices),
+            adjustment=self._adjustment(),
+            beside_prices=self._beside_prices(),
             past_covariates=self._covariates("past"),
             known_covariates=self._covariates("known"),
             provenance=self._provenance(),
@@ -113,8 +118,7 @@ class _Writer:
         if twin != rows.item_id:
             findings.add("identical_items", len(rows), rows.example(0, f"equals {twin!r}"))
             why = why or (f"identical_items ({twin!r})" if drop else None)
-        if drop and placed.findings.has("split_like_jump"):
-            why = why or "split_like_jump"
+        why = why or placed.why
         if rows.item_id in self.job.stored:
             why = None
         if why is not None:
@@ -145,8 +149,22 @@ class _Writer:
             Column(name=name, kind="categorical", categories=tuple(categories[name]))
             if name in categories
             else Column(name=name)
-            for name in self.schema.names
+            for name in self.schema.written
         ]
+
+    def _adjustment(self) -> Adjustment | None:
+        if not self.schema.adjusts:
+            return None
+        names = self.schema.names
+        prices, volumes = (tuple(names[i] for i in group) for group in scaled_columns(self.schema.layout))
+        return Adjustment(price=PRICE_FACTOR, volume=VOLUME_FACTOR, prices=prices, volumes=volumes)
+
+    def _beside_prices(self) -> tuple[str, ...]:
+        """Return the columns of a market table that are forecast only if they are named."""
+        if not self.schema.layout.prices:
+            return ()
+        beside = [name for name in self.schema.written if name in (*EVENTS, *FACTORS) or name.startswith("adj_")]
+        return tuple(name for name in beside if name not in self.job.options.target)
 
     def _covariates(self, role: str) -> tuple[str, ...]:
         """Return the columns that the data calls covariates of a role, except targets that the user named."""
@@ -204,7 +222,7 @@ class _Writer:
         report = self.job.report
         report.items = len(summary)
         report.rows = sum(line[2] for line in summary)
-        report.columns = self.schema.names
+        report.columns = self.schema.written
         report.time, report.freq = self.axis.time, self.axis.freq
         report.rules = self.job.findings.to_json()
 

@@ -1,1 +1,1 @@
-"""Libraries of market symbols: what a folder holds, assets, and the corpora made of them."""
+"""Markets: libraries of symbols and their sources, how bars are judged, and prices adjusted as of a date."""

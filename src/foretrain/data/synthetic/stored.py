@@ -11,6 +11,7 @@ import math
 
 import numpy as np
 
+from foretrain.data.asof import as_of
 from foretrain.data.permutation import derive, permute
 from foretrain.data.splits import held_out, select
 from foretrain.data.store import Corpus
@@ -81,8 +82,9 @@ class StoredPool:
             slot = int(permute(derive(self._key, order), np.array([place]), self.num_series)[0])
             item, column = divmod(slot, len(self._columns))
             item = int(self._items[item])
-            values = self.corpus.values(item)[self._columns[column]]
-            window = self._cut(rng, values[: self._lengths[item]], context, horizon, stride)
+            values = self.corpus.values(item)[:, : self._lengths[item]]
+            values = as_of(self.corpus, values, values.shape[1])[self._columns[column]]
+            window = self._cut(rng, values, context, horizon, stride)
             if window is not None:
                 found.append(window)
         return found

@@ -1,0 +1,245 @@
+"""Judge the bars of a folder of market series by the rules that need a whole series, its peers or an exchange.
+
+Rules of single rows (order, duplicates, impossible values) are in data/quality.py. Here are MARKET_RULES of
+data/rules.py: what each finds is in detect.py. In mode drop a doubtful bar is not observed (NaN) but keeps its stamp,
+and a series of which many bars are doubtful, or whose level changed, is left out.
+
+# V columns, T rows of one item
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from foretrain.data.findings import Findings, ItemFindings
+from foretrain.data.market import detect
+from foretrain.data.market.adjustment import factors
+from foretrain.data.market.peers import Peers
+from foretrain.data.market.traded import as_traded, events_of, has_events, with_factors
+from foretrain.data.quality import ItemRows, MarketColumns, clean
+from foretrain.data.rules import OnBad
+from foretrain.data.windows import FloatArray, IntArray, Mask
+from foretrain.timeaxis.exchange import Exchange
+from foretrain.timeaxis.frequency import DAY
+from foretrain.timeaxis.gaps import find_gaps
+from foretrain.timeaxis.inference import infer
+
+HIDE = ("stale_price", "spike", "zero_volume", "repeated_bar", "clock_shift", "closed_session")  # in mode drop
+LEAVE_OUT = ("split_like_jump", "corporate_action")
+MOST_DOUBTFUL = 0.2  # share of a series' bars
+_NONE = np.zeros(0, np.int64)
+_RECORDED = 0.5  # share of bars with a price, for it to count
+_VOLUME_SHARE = 0.2  # of bars without volume, from which a source does not record it
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One series after the rules. why: the reason that it is left out, None if it stays; hidden (T,): bars made NaN.
+
+    found: rule -> bars (T,) that it finds; missing (K,): sessions of the exchange that the series lacks. rows also hold a row without values for each session of the exchange that the series lacks.
+    """
+
+    rows: ItemRows
+    why: str | None
+    hidden: Mask
+    found: dict[str, Mask]
+    missing: IntArray
+
+
+class MarketReview:
+    """Judges series one by one, after all were added, so that each is compared with its peers."""
+
+    def __init__(self, layout: MarketColumns, on_bad: OnBad) -> None:
+        self.layout, self.on_bad = layout, on_bad
+        self.peers = Peers()
+        self._stored: dict[str, int] = {}  # item -> rows that are in a corpus already, and stay as they are
+
+    def add(self, rows: ItemRows, *, stored: int = 0) -> None:
+        """Count an item among the peers."""
+        self._stored[rows.item_id] = stored
+        if self.layout.close is None or rows.times is None or not rows.calendar or not len(rows):
+            return
+        moved = detect.moves(self._close(rows))
+        self.peers.add(rows.times, moved, detect.local_scale(moved))
+
+    def judge(
+        self, rows: ItemRows, findings: ItemFindings, exchange: Exchange | None = None, *, insert: bool = True
+    ) -> Judged:
+        """Return an added item's rows as the mode leaves them; findings receives what the rules found.
+
+        exchange: where the item trades, if that is known. Sessions are never guessed without one: then the days of its
+        peers count. insert: give its missing sessions a row. Raises DataError if the stamps do not fit the exchange.
+        """
+        hidden = np.zeros(len(rows), bool)
+        if self.layout.close is None or not len(rows):
+            return Judged(rows, None, hidden, {}, _NONE)
+        compared = None
+        if exchange is not None and rows.times is not None and rows.calendar:
+            compared = exchange.compare(rows.times, rows.item_id)
+        doubtful = self._doubtful(rows, None if compared is None else compared.outside)
+        for name, hit in doubtful.items():
+            if hit.any():
+                first = int(hit.argmax())
+                findings.add(name, int(hit.sum()), rows.example(first, self._detail(name, rows, first)))
+                hidden |= hit & (name not in LEAVE_OUT)
+        hidden[: self._stored.get(rows.item_id, 0)] = False
+        why = self._left_out(findings, hidden) if self.on_bad == "drop" else None
+        if self.on_bad == "drop":
+            values = rows.values.copy()
+            for index in (*self.layout.prices, *self.layout.volumes):
+                values[index, hidden] = np.nan
+            rows = replace(rows, values=values)
+        else:
+            hidden = np.zeros_like(hidden)
+        missing = _NONE if compared is None else compared.missing
+        if insert and len(missing):
+            rows = _with_sessions(rows, missing, findings)
+        return Judged(rows, why, hidden, doubtful, missing)
+
+    def _left_out(self, findings: ItemFindings, hidden: Mask) -> str | None:
+        """Return why mode drop leaves an item out."""
+        found = next((name for name in LEAVE_OUT if findings.has(name)), None)
+        if found is None and hidden.sum() > MOST_DOUBTFUL * len(hidden):
+            return f"{int(hidden.sum()):,} of {len(hidden):,} bars are doubtful"
+        return found
+
+    def _close(self, rows: ItemRows) -> FloatArray:
+        """Return the close (T,), as of the first bar if the item has dividends or splits: known ones are no moves."""
+        assert self.layout.close is not None
+        close = rows.values[self.layout.close]
+        if not has_events(self.layout.names, self.layout):
+            return close
+        return close * factors(close, events_of(rows.values, self.layout.names))[0]
+
+    def _doubtful(self, rows: ItemRows, outside: Mask | None) -> dict[str, Mask]:
+        """Return rule -> bars (T,) that it finds. outside: those not in a session of the exchange."""
+        layout, close = self.layout, self._close(rows)
+        assert layout.close is not None
+        with np.errstate(divide="ignore", invalid="ignore"):
+            scale = close / rows.values[layout.close]
+        opened = rows.values[layout.bars[0][0]] * scale if layout.bars else None
+        volume = _recorded(rows.values[layout.volumes[0]]) if layout.volumes else None
+        found = {"stale_price": self._stale(rows), "spike": self._spikes(rows, close, opened)}
+        found["split_like_jump"] = detect.split_like(close, opened, volume) & ~found["spike"]
+        if volume is not None:
+            found["zero_volume"] = volume == 0
+            if layout.bars:
+                prices = rows.values[list(layout.bars[0])]
+                found["repeated_bar"] = detect.repeated(prices, volume) & ~found["stale_price"]
+        if has_events(layout.names, layout):
+            found["corporate_action"] = events_of(rows.values, layout.names).impossible(rows.values[layout.close])
+        if rows.times is not None and rows.calendar:
+            found["clock_shift"] = detect.shifted(rows.times)
+            found["closed_session"] = self._closed(rows.times) if outside is None else outside & ~found["clock_shift"]
+        return found
+
+    def _stale(self, rows: ItemRows) -> Mask:
+        """Return the bars of stuck prices, by all prices of the bar as far as the source records them."""
+        assert self.layout.close is not None
+        columns = self.layout.bars[0] if self.layout.bars else (self.layout.close,)
+        prices = rows.values[list(columns)]
+        recorded = np.isfinite(prices).mean(axis=1) > _RECORDED
+        return detect.stale(prices[recorded]) if recorded.any() else np.zeros(len(rows), bool)
+
+    def _spikes(self, rows: ItemRows, close: FloatArray, opened: FloatArray | None) -> Mask:
+        moved = detect.moves(close)
+        scale = detect.local_scale(moved)
+        found = detect.spikes(close, opened, scale)
+        at = np.flatnonzero(found)
+        if len(at) and rows.times is not None and rows.calendar:
+            found[at[self.peers.market_moved(rows.times, moved, scale, at)]] = False
+        return found
+
+    def _closed(self, times: IntArray) -> Mask:
+        """Return the bars on days on which nearly no peer trades."""
+        days, place = np.unique(times // DAY, return_inverse=True)
+        return self.peers.closed_days(days)[place]
+
+    def _detail(self, name: str, rows: ItemRows, at: int) -> str:
+        assert self.layout.close is not None
+        close = rows.values[self.layout.close]
+        if name in ("spike", "split_like_jump"):
+            return f"close {', '.join(f'{value:.6g}' for value in close[max(0, at - 1) : at + 2])}"
+        return f"close {close[at]:.6g}"
+
+
+def _with_sessions(rows: ItemRows, missing: IntArray, findings: ItemFindings) -> ItemRows:
+    """Return the rows with one without values for each missing session."""
+    assert rows.times is not None
+    place = np.searchsorted(rows.times, missing)
+    findings.add("gap", len(missing), rows.example(int(place[0]), f"the first of {len(missing):,} sessions before it"))
+    return replace(
+        rows,
+        values=np.insert(rows.values, place, np.float32(np.nan), axis=1),
+        times=np.insert(rows.times, place, missing),
+        lines=np.insert(rows.lines, place, 0),
+    )
+
+
+def _recorded(volume: FloatArray) -> FloatArray | None:
+    """Return the volume, None if so many bars have none that the source does not record it."""
+    return volume if np.mean(~(volume > 0)) <= _VOLUME_SHARE else None
+
+
+@dataclass(frozen=True)
+class Quarantined:
+    """What mode drop took out of a series: bars by their stamps, with the rule, or all of it (times None)."""
+
+    item_id: str
+    reason: str
+    times: IntArray | None = None
+
+
+@dataclass(frozen=True)
+class Reviewed:
+    """The series of a library after the rules: findings by rule, what stays, and what was taken out and why."""
+
+    findings: Findings
+    kept: dict[str, ItemRows]
+    quarantine: tuple[Quarantined, ...]
+
+
+def review(
+    series: Iterable[ItemRows],
+    layout: MarketColumns,
+    *,
+    exchanges: Mapping[str, str] | None = None,
+    on_bad: OnBad = "drop",
+) -> Reviewed:
+    """Return the series of one library, cleaned by all rules of single rows and of markets; each has its peers.
+
+    exchanges: item -> code of its exchange's calendar, for the items whose exchange is known. Prices come back as
+    traded, with factors as last columns if the layout has dividends or splits. Raises DataError if the stamps of an
+    item do not fit its exchange.
+    """
+    total, judge = Findings(on_bad), MarketReview(layout, on_bad)
+    held: list[tuple[ItemRows, ItemFindings]] = []
+    for rows in series:
+        found = ItemFindings(on_bad)
+        rows = clean(as_traded(rows, layout.names, layout, found), layout, found)
+        judge.add(rows)
+        held.append((rows, found))
+    calendars = {code: Exchange(code) for code in sorted(set((exchanges or {}).values()))}
+    kept: dict[str, ItemRows] = {}
+    quarantine: list[Quarantined] = []
+    for rows, found in held:
+        code = (exchanges or {}).get(rows.item_id)
+        judged = judge.judge(rows, found, None if code is None else calendars[code])
+        if code is None and rows.times is not None and len(rows) > 2 and (freq := infer(rows.times).freq) is not None:
+            after, missing = find_gaps(rows.times, freq, judge.peers.votes)
+            if len(after):
+                found.add("gap", int(missing.sum()), rows.example(int(after[0]), f"{int(missing[0])} steps missing"))
+        found.count_in(total)
+        for name in (*HIDE, *LEAVE_OUT) if rows.times is not None and on_bad == "drop" else ():
+            hit = judged.found.get(name)
+            if hit is not None and hit.any():
+                quarantine.append(Quarantined(rows.item_id, name, rows.times[hit]))
+        if judged.why is not None:
+            quarantine.append(Quarantined(rows.item_id, judged.why))
+            continue
+        placed = judged.rows
+        kept[rows.item_id] = with_factors(placed, layout.names, layout) if has_events(layout.names, layout) else placed
+    return Reviewed(total, kept, tuple(quarantine))
