@@ -18,12 +18,16 @@ from foretrain.timeaxis.frequency import DAY, HOUR
 Doubles = npt.NDArray[np.float64]
 
 STALE_BARS = 5  # a week of daily bars without a change
-SPIKE_SIGMAS = 6.0  # least move of a bad print; one of 8 passes with 2 of noise against it
-_CHANCE = 1e-3  # runs of equal bars that chance may give a whole series
+SPIKE_SIGMAS = 5.5  # least mean of the moves to and from a bad print; one of 8 passes with 2.5 of noise against it
+_CHANCE = 3e-3  # runs of equal bars that chance may give a whole series
 _NEAR = 50  # bars on each side whose moves give the local scale
 _AROUND = 250  # bars on each side whose repeats give the local share of repeats
 _SPLITS = np.log([1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 10, 12, 15, 20, 25, 30, 40, 50, 100])
+_TOLERANCE = (0.06, 0.1)  # of the logarithm of a split's ratio, by the usual overnight moves
+_NEWS = 8.0  # times the usual turnover
+_LEVELS = 6  # different closes around a split, below which one tick of the price can look like it
 _BLOCK = 1 << 14
+_TICKS = 3.5  # a move of fewer is one between bid and ask
 _BOUNCES = 0.004  # share of bars at most that leave the level and return: thin markets trade at bid and ask in turn
 _ZONES = (None, "America/New_York", "Europe/Berlin")  # clocks that changes of summer time keep constant
 _SHIFT = HOUR // 2  # smallest step between time zones that is looked for
@@ -33,22 +37,30 @@ _STEADY_SHARE = 0.7  # of days that open at the usual time, for a series to have
 def stale(prices: FloatArray) -> Mask:
     """Return the bars of (P, T) prices in a run that equals the bar before it, too long to be chance.
 
-    Chance is judged by the share of repeated bars in the series, and near the run, without the run: a stock without
-    trades for days or a coarse tick repeats itself often.
+    Chance is judged by the shares of repeated bars, and of those in shorter runs that are repeated again, in the series
+    and near the run, without the run: a stock without trades for days or a coarse tick repeats itself often.
     """
     same = np.zeros(prices.shape[1], bool)
-    same[1:] = (prices[:, 1:] == prices[:, :-1]).all(axis=0)
+    missing = np.isnan(prices)
+    equal = (prices[:, 1:] == prices[:, :-1]) | (missing[:, 1:] & missing[:, :-1])
+    same[1:] = equal.all(axis=0) & ~missing.all(axis=0)[1:]
     result = np.zeros_like(same)
     edges = np.flatnonzero(np.diff(np.concatenate([[False], same, [False]]).astype(np.int8)))
     starts, lengths = edges[::2], edges[1::2] - edges[::2]
-    before = np.concatenate([[0], np.cumsum(same)])
+    short = np.repeat(lengths < STALE_BARS, lengths)  # of each repeated bar
+    begins = np.zeros_like(same)
+    begins[starts] = True
+    ordinary, again = same.copy(), same & ~begins  # repeats in a row: a coarse tick makes them likelier
+    ordinary[same], again[same] = short, again[same] & short
+    before, single, double = (np.concatenate([[0], np.cumsum(mask)]) for mask in (same, ordinary, again))
     total = len(same)
     for first, length in zip(starts[lengths >= STALE_BARS], lengths[lengths >= STALE_BARS], strict=True):
         low, high = max(0, first - _AROUND), min(total, first + length + _AROUND)
-        overall = (before[-1] - length) / max(total - length, 1)
-        nearby = (before[high] - before[low] - length) / max(high - low - length, 1)
-        share = min(max(overall, nearby, 1e-3), 0.999)
-        if total * share**length < _CHANCE:
+        share, follow = 1e-3, 0.0
+        for a, b in ((0, total), (low, high)):
+            share = max(share, (before[b] - before[a] - length) / max(b - a - length, 1))
+            follow = max(follow, (double[b] - double[a] + 1) / (single[b] - single[a] + 20))
+        if total * share * max(share, follow) ** (length - 1) < _CHANCE:
             result[first : first + length] = True
     return result
 
@@ -95,7 +107,7 @@ def spikes(close: FloatArray, opened: FloatArray | None, scale: Doubles) -> Mask
     """Return the bars whose close leaves the level around it and is back with the next bar's open: bad prints.
 
     A crash does not come back; a rebound of the next day starts near the close before it; and where many bars return
-    from moves half as large, as between bid and ask, none is a fault. scale: local_scale of the moves (T,).
+    from moves nearly as large, as between bid and ask, none is a fault. scale: local_scale of the moves (T,).
     """
     result = np.zeros(len(close), bool)
     held = np.flatnonzero(close > 0)
@@ -103,21 +115,31 @@ def spikes(close: FloatArray, opened: FloatArray | None, scale: Doubles) -> Mask
         return result
     level = np.log(close[held].astype(np.float64))
     out, back = level[1:-1] - level[:-2], level[2:] - level[1:-1]
-    least = np.minimum(np.abs(out), np.abs(back))
-    sigma = scale[held[1:-1]]
+    mean = (np.abs(out) + np.abs(back)) / 2
     with np.errstate(divide="ignore", invalid="ignore"):
-        size = np.where((out * back < 0) & (np.abs(out + back) <= 0.5 * least), least / sigma, 0.0)
+        size = np.where((out * back < 0) & (np.abs(out + back) <= 0.75 * mean), mean / scale[held[1:-1]], 0.0)
     bounces = np.sort(size)
-    larger = len(size) - np.searchsorted(bounces, 0.5 * size)
-    hit = (size >= SPIKE_SIGMAS) & (larger <= _BOUNCES * len(size) + 1)
+    larger = len(size) - np.searchsorted(bounces, 0.7 * size)
+    hit = (size >= SPIKE_SIGMAS) & (larger <= _BOUNCES * len(size) + 2)
+    hit &= np.abs(np.diff(close[held].astype(np.float64)))[:-1] > _TICKS * _tick(close[held])[1:-1]
     if opened is not None:
         start = opened[held]
         with np.errstate(divide="ignore", invalid="ignore"):
             gap = np.log(start[2:].astype(np.float64)) - level[1:-1]
-        apart = (np.sign(gap) == np.sign(back)) & (np.abs(gap) >= 0.6 * np.abs(back))
+        apart = gap * np.sign(back) >= 0.6 * mean
         hit &= np.where(start[2:] > 0, apart, True)
     result[held[1:-1][hit]] = True
     return result
+
+
+def _tick(close: FloatArray) -> Doubles:
+    """Return (T,) the smallest change of the close around each bar, 0 without one: the tick of coarse prices."""
+    change = np.abs(np.diff(close.astype(np.float64), prepend=close[0]))
+    change[change == 0] = np.inf
+    near = min(_NEAR, len(change) - 1)
+    view = np.lib.stride_tricks.sliding_window_view(np.pad(change, near, constant_values=np.inf), 2 * near + 1)
+    smallest = view.min(axis=1)
+    return np.where(np.isfinite(smallest), smallest, 0.0)
 
 
 def split_like(close: FloatArray, opened: FloatArray | None = None, volume: FloatArray | None = None) -> Mask:
@@ -138,27 +160,28 @@ def split_like(close: FloatArray, opened: FloatArray | None = None, volume: Floa
     scale, usual = local_scale(gap), local_scale(jump)
     off = np.abs(np.abs(gap)[:, None] - _SPLITS)
     nearest = _SPLITS[off.argmin(axis=1)]
-    tolerance = np.clip(2.5 * scale, 0.03, 0.08)
+    tolerance = np.clip(3 * scale, *_TOLERANCE)
     match = (off.min(axis=1) <= tolerance) & (nearest >= np.maximum(6 * scale, 4 * usual))
     match &= np.abs(jump - gap) <= np.minimum(np.maximum(4 * usual, 0.06), 0.4 * nearest)
     for at in np.flatnonzero(match) + 1:
         before, after = np.median(level[max(0, at - 5) : at]), np.median(level[at : at + 5])
         stays = (
-            abs((after - before) * np.sign(gap[at - 1]) - nearest[at - 1]) <= 0.3 * nearest[at - 1] + 2 * usual[at - 1]
+            abs((after - before) * np.sign(gap[at - 1]) - nearest[at - 1]) <= 0.3 * nearest[at - 1] + 3 * usual[at - 1]
         )
-        if stays and (nearest[at - 1] > np.log(4.5) or not _news(close[held], volume, held, int(at))):
+        ticks = len(np.unique(close[held][max(0, at - 20) : at + 20])) < _LEVELS
+        if stays and not ticks and (nearest[at - 1] > np.log(4.5) or not _news(close[held], volume, held, int(at))):
             result[held[at]] = True
     return result
 
 
 def _news(close: FloatArray, volume: FloatArray | None, held: IntArray, at: int) -> bool:
-    """Return True if the turnover of a bar is at least three times the median of the twenty bars before it."""
+    """Return True if the turnover of a bar is that of news: a multiple of the median of the twenty bars before it."""
     if volume is None:
         return False
     turnover = close.astype(np.float64) * volume[held]
     before = turnover[max(0, at - 20) : at]
     before = before[before > 0]
-    return bool(len(before)) and bool(turnover[at] >= 3 * np.median(before))
+    return bool(len(before)) and bool(turnover[at] >= _NEWS * np.median(before))
 
 
 def shifted(times: IntArray) -> Mask:

@@ -31,7 +31,6 @@ HIDE = ("stale_price", "spike", "zero_volume", "repeated_bar", "clock_shift", "c
 LEAVE_OUT = ("split_like_jump", "corporate_action")
 MOST_DOUBTFUL = 0.2  # share of a series' bars
 _NONE = np.zeros(0, np.int64)
-_RECORDED = 0.5  # share of bars with a price, for it to count
 _VOLUME_SHARE = 0.2  # of bars without volume, from which a source does not record it
 
 
@@ -39,7 +38,8 @@ _VOLUME_SHARE = 0.2  # of bars without volume, from which a source does not reco
 class Judged:
     """One series after the rules. why: the reason that it is left out, None if it stays; hidden (T,): bars made NaN.
 
-    found: rule -> bars (T,) that it finds; missing (K,): sessions of the exchange that the series lacks. rows also hold a row without values for each session of the exchange that the series lacks.
+    found: rule -> bars (T,) that it finds; missing (K,): sessions of the exchange that the series lacks. rows also hold
+    a row without values for each of them.
     """
 
     rows: ItemRows
@@ -137,12 +137,10 @@ class MarketReview:
         return found
 
     def _stale(self, rows: ItemRows) -> Mask:
-        """Return the bars of stuck prices, by all prices of the bar as far as the source records them."""
+        """Return the bars of stuck prices, by all prices of the bar."""
         assert self.layout.close is not None
         columns = self.layout.bars[0] if self.layout.bars else (self.layout.close,)
-        prices = rows.values[list(columns)]
-        recorded = np.isfinite(prices).mean(axis=1) > _RECORDED
-        return detect.stale(prices[recorded]) if recorded.any() else np.zeros(len(rows), bool)
+        return detect.stale(rows.values[list(columns)])
 
     def _spikes(self, rows: ItemRows, close: FloatArray, opened: FloatArray | None) -> Mask:
         moved = detect.moves(close)
