@@ -259,10 +259,10 @@ def spike(rng: np.random.Generator, one: Bars) -> Planted:
 
 
 def stale(rng: np.random.Generator, one: Bars) -> Planted:
-    """Ten daily bars, or thirty shorter ones, with the prices of the bar before them; the volume goes on."""
-    count = 10 if is_daily(one) else 30
+    """Ten daily bars, or thirty shorter ones or closes alone, with the prices of the bar before."""
     values, planted = one.values.copy(), []
     for at in places(rng, one):
+        count = 10 if is_daily(one) and np.isfinite(values[:4, at - 1 : at + 10]).all() else 30
         values[:4, at : at + count] = values[:4, at - 1 : at]
         planted.append({int(one.times[at + count - 1])})
     return replace(one, values=values), planted
@@ -418,7 +418,7 @@ def on_exchange(one: Bars) -> bool:
 
 KINDS = (
     Kind("spike", "close or bar 8 to 16 robust deviations off, back with the next bar", spike, any_bars),
-    Kind("stale_price", "ten daily or thirty shorter bars with the prices of the one before", stale, any_bars),
+    Kind("stale_price", "ten daily bars, or thirty shorter ones or closes alone, like the one before", stale, any_bars),
     Kind("split_like_jump", "2:1, not recorded", split(2.0), is_daily),
     Kind("split_like_jump", "3:1, not recorded", split(3.0), is_daily),
     Kind("split_like_jump", "3:2, not recorded", split(1.5), is_daily),

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from foretrain.atomic import files_together
+from foretrain.data.finding_pictures import draw, findings
 from foretrain.data.store import Column, Corpus, Manifest
 from foretrain.data.windows import NO_TIME
 from foretrain.errors import DataError
@@ -171,7 +172,10 @@ _LINES = ("#2563eb", "#d97706", "#059669", "#be185d", "#7c3aed", "#0e7490")
 
 
 def plot_corpus(corpus: Corpus, path: str | Path) -> None:
-    """Draw a PNG of a few series, the lengths of all series, and the missing values. DataError if saving fails."""
+    """Draw a PNG of a few series, lengths, missing values and findings of the rules for markets.
+
+    DataError if saving fails.
+    """
     from matplotlib import rc_context
 
     try:
@@ -192,13 +196,17 @@ def _figure(corpus: Corpus) -> Figure:
     from matplotlib.figure import Figure
 
     shown = _spread(corpus)
-    figure = Figure(figsize=(13, 2.1 * len(shown) + 4.2), layout="constrained")
+    found = findings(corpus, _quality(corpus).get("rules", {}))
+    more = -(-len(found) // 2)  # rows of pictures of findings, two a row
+    figure = Figure(figsize=(13, 2.1 * len(shown) + 4.2 + 2.5 * more), layout="constrained")
     FigureCanvasAgg(figure)
-    grid = figure.add_gridspec(len(shown) + 1, 2, height_ratios=[1] * len(shown) + [1.7])
+    grid = figure.add_gridspec(len(shown) + 1 + more, 2, height_ratios=[1] * len(shown) + [1.7] + [1.2] * more)
     for row, k in enumerate(shown):
         _draw_series(figure.add_subplot(grid[row, :]), corpus, k)
-    _draw_lengths(figure.add_subplot(grid[-1, 0]), corpus)
-    _draw_missing(figure.add_subplot(grid[-1, 1]), corpus)
+    _draw_lengths(figure.add_subplot(grid[len(shown), 0]), corpus)
+    _draw_missing(figure.add_subplot(grid[len(shown), 1]), corpus)
+    for number, one in enumerate(found):
+        draw(figure.add_subplot(grid[len(shown) + 1 + number // 2, number % 2]), corpus, one)
     manifest = corpus.manifest
     span = f", {_short(manifest.first_time)} to {_short(manifest.last_time)}" if manifest.first_time else ""
     freq = f", {manifest.freq}" if manifest.freq else ""

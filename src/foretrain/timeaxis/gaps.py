@@ -97,6 +97,12 @@ class DayVotes:
         part, total = traded[low:high], listed[low:high]
         return int(((part * 2 >= total) & (part >= 1) & (total >= 2)).sum())
 
+    def all_closed(self, first: int, last: int) -> bool:
+        """Return True if three items or more are listed on each day in first..last, and none of them trades on any."""
+        traded, listed, base = self._table()
+        low, high = max(first - base, 0), last - base + 1
+        return not traded[low:high].any() and bool((listed[low:high] >= 3).all())
+
     def on(self, days: IntArray) -> tuple[IntArray, IntArray]:
         """Return (D,) the items with a bar on each day, and (D,) those listed then; days of an added item."""
         traded, listed, base = self._table()
@@ -140,6 +146,9 @@ def find_gaps(times: IntArray, freq: str | Frequency, votes: DayVotes | None = N
     open_inside = missing > 0
     holes, before, after, missing = (part[open_inside] for part in (holes, before, after, missing))
     short = after - before <= _CLOSURE_LIMIT
+    if votes is not None:  # the new year of China closes its exchanges for longer
+        for hole in np.flatnonzero(~short):
+            short[hole] = votes.all_closed(int(before[hole] // DAY) + 1, int(after[hole] // DAY) - 1)
     at_edge = ~week.is_open(before + week.step) | ~week.is_open(after - week.step)
     overnight = missing < (after - before) // week.step - 1  # the hole contains closed slots
     at_edge |= overnight & (missing <= 1.5 * week.session)  # clock changes move the edges of a session in UTC

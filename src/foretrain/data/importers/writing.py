@@ -200,7 +200,8 @@ class _Writer:
         findings, fill = self.job.findings, self.axis.fill
         self.job.progress(len(self.items), len(self.items), "written")
         self._note_covariates()
-        findings.done["gap"] = "NaN rows added" if fill else REPORTED
+        sessions = self.job.options.calendar is not None and self.axis.time == "stamps"
+        findings.done["gap"] = "NaN rows added" if fill or sessions else REPORTED
         if self.job.options.min_rows is None:
             findings.done["too_short"] = REPORTED
         if fill:

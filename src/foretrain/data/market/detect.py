@@ -18,8 +18,9 @@ from foretrain.timeaxis.frequency import DAY, HOUR
 Doubles = npt.NDArray[np.float64]
 
 STALE_BARS = 5  # a week of daily bars without a change
+STALE_CLOSES = 25  # of bars of which the close alone is known
 SPIKE_SIGMAS = 5.5  # least mean of the moves to and from a bad print; one of 8 passes with 2.5 of noise against it
-_CHANCE = 3e-3  # runs of equal bars that chance may give a whole series
+_CHANCE = 1e-3  # runs of equal bars that chance may give a whole series
 _NEAR = 50  # bars on each side whose moves give the local scale
 _AROUND = 250  # bars on each side whose repeats give the local share of repeats
 _SPLITS = np.log([1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 10, 12, 15, 20, 25, 30, 40, 50, 100])
@@ -37,30 +38,27 @@ _STEADY_SHARE = 0.7  # of days that open at the usual time, for a series to have
 def stale(prices: FloatArray) -> Mask:
     """Return the bars of (P, T) prices in a run that equals the bar before it, too long to be chance.
 
-    Chance is judged by the shares of repeated bars, and of those in shorter runs that are repeated again, in the series
-    and near the run, without the run: a stock without trades for days or a coarse tick repeats itself often.
+    Chance is judged by the share of repeated bars in the series, and near the run, without the run: a stock without
+    trades for days or a coarse tick repeats itself often. A close alone stands still for weeks, so where no other
+    price is known a run must be longer.
     """
     same = np.zeros(prices.shape[1], bool)
     missing = np.isnan(prices)
     equal = (prices[:, 1:] == prices[:, :-1]) | (missing[:, 1:] & missing[:, :-1])
     same[1:] = equal.all(axis=0) & ~missing.all(axis=0)[1:]
+    alone = len(prices) > 1 and (~missing).sum(axis=0) == 1
     result = np.zeros_like(same)
     edges = np.flatnonzero(np.diff(np.concatenate([[False], same, [False]]).astype(np.int8)))
     starts, lengths = edges[::2], edges[1::2] - edges[::2]
-    short = np.repeat(lengths < STALE_BARS, lengths)  # of each repeated bar
-    begins = np.zeros_like(same)
-    begins[starts] = True
-    ordinary, again = same.copy(), same & ~begins  # repeats in a row: a coarse tick makes them likelier
-    ordinary[same], again[same] = short, again[same] & short
-    before, single, double = (np.concatenate([[0], np.cumsum(mask)]) for mask in (same, ordinary, again))
+    least = np.where(np.broadcast_to(alone, same.shape)[starts], STALE_CLOSES, STALE_BARS)
+    before = np.concatenate([[0], np.cumsum(same)])
     total = len(same)
-    for first, length in zip(starts[lengths >= STALE_BARS], lengths[lengths >= STALE_BARS], strict=True):
+    for first, length in zip(starts[lengths >= least], lengths[lengths >= least], strict=True):
         low, high = max(0, first - _AROUND), min(total, first + length + _AROUND)
-        share, follow = 1e-3, 0.0
-        for a, b in ((0, total), (low, high)):
-            share = max(share, (before[b] - before[a] - length) / max(b - a - length, 1))
-            follow = max(follow, (double[b] - double[a] + 1) / (single[b] - single[a] + 20))
-        if total * share * max(share, follow) ** (length - 1) < _CHANCE:
+        overall = (before[-1] - length) / max(total - length, 1)
+        nearby = (before[high] - before[low] - length) / max(high - low - length, 1)
+        share = min(max(overall, nearby, 1e-3), 0.999)
+        if total * share**length < _CHANCE:
             result[first : first + length] = True
     return result
 

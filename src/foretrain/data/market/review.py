@@ -85,7 +85,8 @@ class MarketReview:
                 first = int(hit.argmax())
                 findings.add(name, int(hit.sum()), rows.example(first, self._detail(name, rows, first)))
                 hidden |= hit & (name not in LEAVE_OUT)
-        hidden[: self._stored.get(rows.item_id, 0)] = False
+        stored = self._stored.get(rows.item_id, 0)
+        hidden[:stored] = False
         why = self._left_out(findings, hidden) if self.on_bad == "drop" else None
         if self.on_bad == "drop":
             values = rows.values.copy()
@@ -95,6 +96,8 @@ class MarketReview:
         else:
             hidden = np.zeros_like(hidden)
         missing = _NONE if compared is None else compared.missing
+        if stored and rows.times is not None:  # of what is stored, nothing moves
+            missing = missing[missing > rows.times[stored - 1]]
         if insert and len(missing):
             rows = _with_sessions(rows, missing, findings)
         return Judged(rows, why, hidden, doubtful, missing)
