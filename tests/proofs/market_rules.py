@@ -259,7 +259,7 @@ def spike(rng: np.random.Generator, one: Bars) -> Planted:
 
 
 def stale(rng: np.random.Generator, one: Bars) -> Planted:
-    """Ten daily bars, or thirty shorter ones or closes alone, with the prices of the bar before."""
+    """Ten daily bars, or thirty shorter ones or ones without an open, with the prices of the bar before."""
     values, planted = one.values.copy(), []
     for at in places(rng, one):
         count = 10 if is_daily(one) and np.isfinite(values[:4, at - 1 : at + 10]).all() else 30
@@ -418,7 +418,7 @@ def on_exchange(one: Bars) -> bool:
 
 KINDS = (
     Kind("spike", "close or bar 8 to 16 robust deviations off, back with the next bar", spike, any_bars),
-    Kind("stale_price", "ten daily bars, or thirty shorter ones or closes alone, like the one before", stale, any_bars),
+    Kind("stale_price", "ten whole daily bars, or thirty shorter or incomplete ones, like the one before", stale, any_bars),
     Kind("split_like_jump", "2:1, not recorded", split(2.0), is_daily),
     Kind("split_like_jump", "3:1, not recorded", split(3.0), is_daily),
     Kind("split_like_jump", "3:2, not recorded", split(1.5), is_daily),
@@ -505,13 +505,14 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=os.environ.get("MARKET_DATA"))
     parser.add_argument("--half", choices=("test", "tuning", "unseen"), default="test")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", help="clean (no plants), or one rule, whose plants alone are measured")
     given = parser.parse_args()
     series = load_unseen(Path(given.data)) if given.half == "unseen" else load(Path(given.data))
     mine = [one for one in series if in_half(symbol_of(one), given.half)]
     rows = sum(len(one.times) for one in mine)
     print(f"{len(mine)} series, {rows:,} bars, half {given.half}")
     bars, true = Counter[str](), Counter[str]()
-    for rule, one, stamps, text in clean_alarms(series, given.half):
+    for rule, one, stamps, text in clean_alarms(series, given.half) if given.only in (None, "clean") else ():
         why = next((why for (known, name), why in FAULTS.items() if known == rule and one.name.startswith(name)), "")
         bars[rule] += len(stamps)
         true[rule] += len(stamps) if why else 0
@@ -521,8 +522,10 @@ def main() -> None:
         rate = f"{1e4 * false / rows:.2f} false in 10,000"
         print(f"clean | {rule} | {bars[rule]} alarms | {true[rule]} faults of the source | {rate}")
     print(f"clean | all | {1e4 * (bars.total() - true.total()) / rows:.2f} false in 10,000 bars", flush=True)
-    rng = np.random.default_rng(given.seed)
-    for kind in KINDS:
+    for number, kind in enumerate(KINDS):
+        if given.only not in (None, kind.rule):
+            continue
+        rng = np.random.default_rng([given.seed, number])
         hit = total = 0
         missed = Counter[str]()
         for peers in groups(series):

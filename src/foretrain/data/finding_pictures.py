@@ -22,7 +22,7 @@ _INK, _MUTED, _LINE, _MARK, _AFTER = "#222222", "#6b7280", "#9ca3af", "#dc2626",
 
 
 @dataclass(frozen=True)
-class Finding:
+class DrawnFinding:
     """The first finding of a rule that is still in the corpus: the series, the bar, and the bars and items in all."""
 
     rule: str
@@ -34,9 +34,9 @@ class Finding:
     detail: str
 
 
-def findings(corpus: Corpus, rules: dict[str, Any]) -> list[Finding]:
+def findings(corpus: Corpus, rules: dict[str, Any]) -> list[DrawnFinding]:
     """Return the findings to draw of the report of an import (quality.json); rules: rule -> its entry."""
-    found = list[Finding]()
+    found = list[DrawnFinding]()
     ids = {item: k for k, item in enumerate(corpus.item_ids())} if corpus.manifest.price_columns else {}
     for rule in MARKET_RULES:
         entry = rules.get(rule, {})
@@ -51,12 +51,12 @@ def findings(corpus: Corpus, rules: dict[str, Any]) -> list[Finding]:
             bar = int(np.searchsorted(times, np.datetime64(stamp, "us").astype(np.int64)))
             if bar < len(times):
                 detail = str(example.get("detail") or "")
-                found.append(Finding(rule, series, bar, entry["rows"], entry["items"], entry["action"], detail))
+                found.append(DrawnFinding(rule, series, bar, entry["rows"], entry["items"], entry["action"], detail))
                 break
     return found[:MOST]
 
 
-def draw(axes: Any, corpus: Corpus, found: Finding) -> None:
+def draw(axes: Any, corpus: Corpus, found: DrawnFinding) -> None:
     """Draw the stored close around a finding, and where the corpus has factors the close as of the last bar shown."""
     names = list(corpus.columns)
     close = next((name for name in corpus.manifest.price_columns if name.endswith("close")), names[0])

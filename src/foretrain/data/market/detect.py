@@ -18,7 +18,7 @@ from foretrain.timeaxis.frequency import DAY, HOUR
 Doubles = npt.NDArray[np.float64]
 
 STALE_BARS = 5  # a week of daily bars without a change
-STALE_CLOSES = 25  # of bars of which the close alone is known
+STALE_IN_PART = 25  # of bars of which not all prices are known
 SPIKE_SIGMAS = 5.5  # least mean of the moves to and from a bad print; one of 8 passes with 2.5 of noise against it
 _CHANCE = 1e-3  # runs of equal bars that chance may give a whole series
 _NEAR = 50  # bars on each side whose moves give the local scale
@@ -39,18 +39,18 @@ def stale(prices: FloatArray) -> Mask:
     """Return the bars of (P, T) prices in a run that equals the bar before it, too long to be chance.
 
     Chance is judged by the share of repeated bars in the series, and near the run, without the run: a stock without
-    trades for days or a coarse tick repeats itself often. A close alone stands still for weeks, so where no other
-    price is known a run must be longer.
+    trades for days or a coarse tick repeats itself often. Where not all prices of a bar are known, a run must be
+    longer: old closes stand still for weeks.
     """
     same = np.zeros(prices.shape[1], bool)
     missing = np.isnan(prices)
     equal = (prices[:, 1:] == prices[:, :-1]) | (missing[:, 1:] & missing[:, :-1])
     same[1:] = equal.all(axis=0) & ~missing.all(axis=0)[1:]
-    alone = len(prices) > 1 and (~missing).sum(axis=0) == 1
+    part = missing.any(axis=0) if len(prices) > 1 else np.zeros_like(same)
     result = np.zeros_like(same)
     edges = np.flatnonzero(np.diff(np.concatenate([[False], same, [False]]).astype(np.int8)))
     starts, lengths = edges[::2], edges[1::2] - edges[::2]
-    least = np.where(np.broadcast_to(alone, same.shape)[starts], STALE_CLOSES, STALE_BARS)
+    least = np.where(part[starts], STALE_IN_PART, STALE_BARS)
     before = np.concatenate([[0], np.cumsum(same)])
     total = len(same)
     for first, length in zip(starts[lengths >= least], lengths[lengths >= least], strict=True):
@@ -144,7 +144,8 @@ def split_like(close: FloatArray, opened: FloatArray | None = None, volume: Floa
     """Return the bars at which close and open leave the last close by the ratio of a usual split, for good.
 
     The jump is a multiple of the usual moves, the level stays, and up to a ratio of four, which real news can cause,
-    the turnover has not risen as it does on news: in a split, the volume grows as the price falls.
+    the turnover has not risen as it does on news: in a split, the volume grows as the price falls. Up to that ratio
+    closes alone tell nothing.
     """
     result = np.zeros(len(close), bool)
     held = np.flatnonzero(close > 0)
@@ -161,13 +162,18 @@ def split_like(close: FloatArray, opened: FloatArray | None = None, volume: Floa
     tolerance = np.clip(3 * scale, *_TOLERANCE)
     match = (off.min(axis=1) <= tolerance) & (nearest >= np.maximum(6 * scale, 4 * usual))
     match &= np.abs(jump - gap) <= np.minimum(np.maximum(4 * usual, 0.06), 0.4 * nearest)
-    for at in np.flatnonzero(match) + 1:
+    told = volume is not None or (opened is not None and bool(np.isfinite(opened[held]).any()))  # from news
+    for at in (np.flatnonzero(match) + 1).tolist():
         before, after = np.median(level[max(0, at - 5) : at]), np.median(level[at : at + 5])
         stays = (
             abs((after - before) * np.sign(gap[at - 1]) - nearest[at - 1]) <= 0.3 * nearest[at - 1] + 3 * usual[at - 1]
         )
         ticks = len(np.unique(close[held][max(0, at - 20) : at + 20])) < _LEVELS
-        if stays and not ticks and (nearest[at - 1] > np.log(4.5) or not _news(close[held], volume, held, int(at))):
+        if (
+            stays
+            and not ticks
+            and (nearest[at - 1] > np.log(4.5) or (told and not _news(close[held], volume, held, at)))
+        ):
             result[held[at]] = True
     return result
 
