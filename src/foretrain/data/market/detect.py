@@ -42,11 +42,12 @@ def stale(prices: FloatArray) -> Mask:
     trades for days or a coarse tick repeats itself often. Where not all prices of a bar are known, a run must be
     longer: old closes stand still for weeks.
     """
-    same = np.zeros(prices.shape[1], bool)
-    missing = np.isnan(prices)
-    equal = (prices[:, 1:] == prices[:, :-1]) | (missing[:, 1:] & missing[:, :-1])
-    same[1:] = equal.all(axis=0) & ~missing.all(axis=0)[1:]
-    part = missing.any(axis=0) if len(prices) > 1 else np.zeros_like(same)
+    same: Mask = np.zeros(prices.shape[1], bool)
+    missing: Mask = np.isnan(prices)
+    both_missing = missing[:, 1:] & missing[:, :-1]
+    equal = np.asarray(prices[:, 1:] == prices[:, :-1]) | both_missing
+    same[1:] = equal.all(axis=0) & ~missing[:, 1:].all(axis=0)
+    part = np.asarray(missing.any(axis=0)) if len(prices) > 1 else np.zeros_like(same)
     result = np.zeros_like(same)
     edges = np.flatnonzero(np.diff(np.concatenate([[False], same, [False]]).astype(np.int8)))
     starts, lengths = edges[::2], edges[1::2] - edges[::2]

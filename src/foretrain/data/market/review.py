@@ -234,9 +234,9 @@ def review(
             if len(after):
                 found.add("gap", int(missing.sum()), rows.example(int(after[0]), f"{int(missing[0])} steps missing"))
         found.count_in(total)
-        for name in (*HIDE, *LEAVE_OUT) if rows.times is not None and on_bad == "drop" else ():
+        for name in (*HIDE, *LEAVE_OUT) if on_bad == "drop" else ():
             hit = judged.found.get(name)
-            if hit is not None and hit.any():
+            if hit is not None and hit.any() and rows.times is not None:
                 quarantine.append(Quarantined(rows.item_id, name, rows.times[hit]))
         if judged.why is not None:
             quarantine.append(Quarantined(rows.item_id, judged.why))
