@@ -288,3 +288,37 @@ def test_a_model_of_a_library_is_scored_on_its_test_part_and_on_unseen_symbols(b
             )
             assert sum(result.item_windows) == 3 * symbols
             assert not [note for note in result.warnings if isinstance(note, Overlap)]
+
+
+def test_prices_on_another_base_are_not_glued_to_the_stored_ones(tmp_path):
+    """As after a split: the source has divided all prices by two, and has ten bars more."""
+    lines = bars(days(110), 1)
+    write(tmp_path / "in" / "A.csv", lines[:100])
+    write(tmp_path / "in" / "B.csv", bars(days(100), 2))
+    build(tmp_path / "in", tmp_path / "lib")
+    halved = []
+    for line in lines:
+        when, *prices, volume = line.split(",")
+        halved.append(",".join([when, *(str(float(price) / 2) for price in prices), volume]))
+    write(tmp_path / "in" / "A.csv", halved)
+    report = update(tmp_path / "in", tmp_path / "lib")
+    assert any("A is left as it was: its prices are 0.5 times the stored ones" in note for note in report.notes)
+    assert summary(tmp_path / "lib")["A"]["total_rows"] == "100"
+    write(tmp_path / "in" / "A.csv", lines)
+    assert not any("left as it was" in note for note in update(tmp_path / "in", tmp_path / "lib").notes)
+    assert summary(tmp_path / "lib")["A"]["total_rows"] == "110"
+
+
+def test_what_a_download_recorded_of_symbols_is_known(tmp_path):
+    write(tmp_path / "in" / "BTC-USDT.csv", bars(days(100, business=False), 1))
+    record = {"file": "BTC-USDT.csv", "class": "crypto", "currency": "USDT", "exchange": "binance",
+              "precision": {"price": 0.01, "amount": 1e-5}, "fees": {"maker": 0.0002, "taker": 0.0004}}  # fmt: skip
+    (tmp_path / "in" / "provenance.json").write_text(json.dumps({"symbols": {"BTC/USDT": record}}))
+    build(tmp_path / "in", tmp_path / "lib")
+    asset = json.loads((tmp_path / "lib" / "asset_metadata.json").read_text())["BTC-USDT"]
+    assert (asset["exchange"], asset["currency"], asset["default_trading_fee"], asset["precision"]) == (
+        "binance",
+        "USDT",
+        0.0004,
+        2,
+    )

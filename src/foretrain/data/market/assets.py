@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from foretrain.errors import DataError
-from foretrain.reading import read_object
+from foretrain.reading import believing, read_object
 
 FEES = {"equity": 0.0005, "crypto": 0.001}  # share of a trade, the defaults of the layout that is read
 _TEXTS = ("asset_class", "currency", "exchange", "calendar")
@@ -45,6 +46,32 @@ def read_assets(path: Path) -> dict[str, dict[str, Any]]:
             if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or value < 0):
                 raise DataError(f"{path}: {symbol}: {key} is {value!r}, no number from 0. Repair the file.")
     return tree
+
+
+def read_downloads(path: Path) -> dict[str, dict[str, Any]]:
+    """Return what `data market download` recorded of the symbols of a folder, by the names of their files; {} for a
+    folder without its record. Raises DataError for a record that cannot be read."""
+    if not path.is_file():
+        return {}
+    found: dict[str, dict[str, Any]] = {}
+    with believing(path, DataError, "Download the folder anew, or move the file away."):
+        try:
+            tree = read_object(path)
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read: {error.strerror or error}.") from None
+        for record in tree.get("symbols", {}).values():
+            if "file" in record:
+                fees, places = record.get("fees") or {}, (record.get("precision") or {}).get("price")
+                kind = record.get("class")
+                found[Path(record["file"]).stem] = {
+                    "asset_class": "equity" if kind in ("stock", "etf") else kind,
+                    "kind": kind,
+                    "currency": record.get("currency"),
+                    "exchange": record.get("exchange"),
+                    "default_trading_fee": fees.get("taker"),
+                    "precision": None if not places or not 0 < places < 1 else round(-math.log10(places)),
+                }
+    return found
 
 
 def asset_of(symbol: str, given: dict[str, Any] | None, closes: np.ndarray) -> dict[str, Any]:

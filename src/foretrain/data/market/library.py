@@ -26,9 +26,9 @@ from foretrain.atomic import new_folder, remove, replacing_file, write_json, wri
 from foretrain.data.cuts import OwnCuts, read_cuts
 from foretrain.data.importers import ImportOptions, import_corpus
 from foretrain.data.market import unseen
-from foretrain.data.market.assets import asset_of, read_assets
+from foretrain.data.market.assets import asset_of, read_assets, read_downloads
 from foretrain.data.market.layout import SymbolFiles, SymbolFolder, scan
-from foretrain.data.market.prepare import Prepared, as_parts, fields_of, hashes_of, prepare
+from foretrain.data.market.prepare import Prepared, as_parts, fields_of, hashes_of, other_base, prepare
 from foretrain.data.store import Corpus
 from foretrain.data.windows import IntArray
 from foretrain.errors import DataError
@@ -217,12 +217,13 @@ def _read_library(out: Path) -> dict[str, Any]:
 
 
 def _given_assets(layout: SymbolFolder, *paths: Path | None) -> dict[str, dict[str, Any]]:
-    """Return the entries that files of metadata give, those of the first file before those of later ones."""
-    found: dict[str, dict[str, Any]] = {}
+    """Return the entries that files of metadata give, those of later files over those of earlier ones, and what a
+    download recorded."""
+    found = read_downloads(layout.folder / "provenance.json")
     for path in (*paths, layout.metadata):
         if path is not None and (path.exists() or path == paths[0]):
             for symbol, entry in read_assets(path).items():
-                found[symbol] = {**entry, **{k: v for k, v in found.get(symbol, {}).items() if v is not None}}
+                found[symbol] = {**found.get(symbol, {}), **{k: v for k, v in entry.items() if v is not None}}
     return found
 
 
@@ -285,6 +286,7 @@ class _Work:
     def add(self, new: Mapping[str, Prepared], old: Mapping[str, LibraryEntry], hidden: frozenset[str]) -> None:
         """Write the rows of symbols into the corpora of their frequency, and take over the entries of old ones."""
         self.entries |= old
+        new = {symbol: prepared for symbol, prepared in new.items() if not self._has_other_base(symbol, old)}
         self.prepared |= new
         groups: dict[str, list[str]] = {}
         for symbol, prepared in new.items():
@@ -309,6 +311,21 @@ class _Work:
             self.report.notes += [f"{corpus}: left out {symbol}: {why}" for symbol, why in found.dropped.items()]
             self._enter(corpus, symbols)
         self.report.added = len(set(new) - set(old))
+
+    def _has_other_base(self, symbol: str, old: Mapping[str, LibraryEntry]) -> bool:
+        """Return whether the files of a stored symbol have prices of another base, which is then left as it is."""
+        if symbol not in old:
+            return False
+        stored = Corpus.open(self.out / old[symbol].corpus)
+        files, number = self.layout.symbols[symbol], stored.item_ids().index(symbol)
+        factor = other_base(files, self.options, stored, number, self.out / ".cache-scratch")
+        if factor is None:
+            return False
+        self.report.notes.append(
+            f"{symbol} is left as it was: its prices are {factor:.4g} times the stored ones, as after a split, and new "
+            "rows would follow on another base. Build a new library to have them"
+        )
+        return True
 
     def _cut(self, symbol: str, times: IntArray) -> OwnCuts:
         return self.cuts.of(self.prepared[symbol], times)

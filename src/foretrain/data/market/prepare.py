@@ -25,6 +25,8 @@ from foretrain.errors import DataError
 from foretrain.reading import read_object
 from foretrain.timeaxis.grid import iso
 
+_COMPARED = 20  # newest bars that both have
+_SAME = 1e-3  # by which prices of one base may differ in the median
 ANY_NAME = r"(.+)"  # pattern of ids that says that several files are parts of one series
 
 
@@ -73,6 +75,31 @@ def prepare(files: SymbolFiles, folder: Path, options: ImportOptions, cache: Pat
     with replacing_file(entry) as scratch:
         write_json(scratch, asdict(found))
     return found
+
+
+def other_base(files: SymbolFiles, options: ImportOptions, stored: Corpus, series: int, scratch: Path) -> float | None:
+    """Return by which factor the prices of files differ from the newest ones of a stored series; None for the same.
+
+    A source that adjusts prices for a split gives them another base: new rows must not follow the stored ones then.
+    """
+    try:
+        found = _import(files.files, options, scratch, files.symbol)
+        old_times, new_times = stored.times(series), found.times(0)
+        assert old_times is not None and new_times is not None
+        _, at_old, at_new = np.intersect1d(old_times, new_times, return_indices=True)
+        columns = [name for name in stored.manifest.price_columns if name in found.columns]
+        if not len(at_old) or not columns:
+            return None
+        names, others = list(stored.columns), list(found.columns)
+        before = stored.values(series)[[names.index(name) for name in columns]][:, at_old[-_COMPARED:]]
+        after = found.values(0)[[others.index(name) for name in columns]][:, at_new[-_COMPARED:]]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            ratios = after / before
+        ratios = ratios[np.isfinite(ratios)]
+        factor = float(np.median(ratios)) if len(ratios) else 1.0
+        return None if abs(factor - 1) < _SAME else factor
+    finally:
+        remove(scratch)
 
 
 def _cached(entry: Path, symbol: str, hashes: dict[str, str]) -> Prepared | None:
