@@ -83,6 +83,8 @@ def test_a_manifest_comes_back_from_its_file(tmp_path):
         ({"price_columns": ["close"]}, "price_columns names no column: close"),
         ({"time": "regular"}, "a regular time axis needs a freq"),
         ({"num_series": None}, "num_series: "),
+        ({"content_hash": "x"}, "content_hash: "),
+        ({"cuts": "\ud800"}, "cuts: "),
         ({"num_series": True}, "num_series: "),
         ({"num_rows": 3.5}, "num_rows: "),
         ({"seasonality": -24}, "seasonality: "),

@@ -52,6 +52,7 @@ class Provenance(TypedDict):
 
 
 Count = Annotated[int, Field(strict=True, ge=0, lt=2**53)]
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Positive = Annotated[int, Field(strict=True, ge=1, lt=2**31)]
 
 
@@ -126,8 +127,8 @@ class Manifest(BaseModel):
     known_covariates: tuple[str, ...] = ()
     provenance: Provenance
     shards: tuple[Shard, ...] = ()
-    cuts: str | None = None  # sha256 of cuts.json, if series have parts of their own; cuts.py
-    content_hash: str
+    cuts: Sha256 | None = None  # sha256 of cuts.json, if series have parts of their own; cuts.py
+    content_hash: Sha256
     earlier: tuple[Earlier, ...] = ()  # contents before updates, oldest first
     foretrain_version: str = ""
     created: str = ""

@@ -80,6 +80,7 @@ FILES: list[tuple[str, str, Edit]] = [
     ("release/toto/release.json", "train", values(corpora=[{"fingerprint": "a", "provenance": [1]}])),
     ("release/linear/release.json", "train", values(data__longest_trained="1")),
     ("run/toto2/config.yaml", "train", lambda raw: raw.replace(b"micro_batches_per_step", b"micro_batches_per_stepx")),
+    ("corpus/manifest.json", "train", values(content_hash="\ud800")),
     ("table/csv.zip", "score", lambda raw: raw.replace(b"x.csv", bytes(5))),
 ]
 ENVIRONMENTS: list[tuple[str, list[str], dict[str, str]]] = [
