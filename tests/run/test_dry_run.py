@@ -180,3 +180,12 @@ def test_memory_by_context_grows_with_the_passes_and_leaves_out_what_the_model_d
         size.context_length // 2,
         size.context_length,
     ]
+
+
+def test_memory_by_context_counts_the_weights_that_a_context_brings(tmp_path: Path):
+    """A linear model has weights for each step of its context, so twice the context has nearly twice as many."""
+    config = tiny(tmp_path / "run", "model={family: linear, random_init: true}")
+    size = Size(1, 2, config.data.context_length, config.data.prediction_length, 1)
+    found = memory_by_context(config, size, 64 << 20, 0, None, 1.0, torch.device("cpu"))
+    half, twice, four = ((one.bytes - PROCESS) / 2**20 / 64 for one in found)
+    assert 0.4 < half < 0.75 and 1.5 < twice < 2.1 and 2.5 < four < 4.1

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 
 from foretrain.errors import ForetrainError
-from foretrain.models.base import Forecaster
+from foretrain.models.base import Forecaster, Trainable
 from foretrain.run import estimate
 from foretrain.run.build import build_model
 from foretrain.run.config import RunConfig
@@ -44,27 +44,44 @@ def memory_by_context(
         heap: as of Measured.
     """
     until, found = time.thread_time() + estimate.COUNTING, list[AtContext]()
+    parameters = _parameters_at(config, size)
     for times in TIMES:
         one = size._replace(context_length=max(int(times * size.context_length), 1))
         passes = own if times == 1 else _passes_at(config, one, device, until)
         if passes is not None:
-            tensors = held + max(passes.peak - shared, 0)
+            # a linear model has weights for each step of its context
+            share = _parameters_at(config, one) / parameters if parameters and times != 1 else 1.0
+            tensors = share * held + max(passes.peak - share * shared, 0)
             beside = PROCESS if device.type == "cpu" else 0
             found.append(AtContext(one.context_length, round(heap * tensors) + beside))
     return found
 
 
+def _parameters_at(config: RunConfig, size: Size) -> int:
+    """Return the number of parameters of the model with another context; 0 if it does not read it."""
+    model = _model_at(config, size)
+    return 0 if model is None else sum(parameter.numel() for parameter in model.parameters())
+
+
 def _passes_at(config: RunConfig, size: Size, device: torch.device, until: float) -> Passes | None:
     """Return what the passes with another context take; None if the model does not read it or cannot be counted."""
-    data = config.data.model_copy(update={"context_length": size.context_length})
-    config = config.model_copy(update={"data": data})
+    model = _model_at(config, size)
+    return None if model is None else estimate.most_passes(_config_at(config, size), model, [size], device, until)
+
+
+def _model_at(config: RunConfig, size: Size) -> Trainable | None:
+    """Return the model with another context, without values; None if it does not read it."""
     try:
-        model = build_model(config, device="meta")
+        model = build_model(_config_at(config, size), device="meta")
     except ForetrainError:
         return None
-    if isinstance(model, Forecaster) and model.max_context_length < size.context_length:
-        return None
-    return estimate.most_passes(config, model, [size], device, until)
+    too_long = isinstance(model, Forecaster) and model.max_context_length < size.context_length
+    return None if too_long else model
+
+
+def _config_at(config: RunConfig, size: Size) -> RunConfig:
+    data = config.data.model_copy(update={"context_length": size.context_length})
+    return config.model_copy(update={"data": data})
 
 
 def describe_memory_by_context(found: Sequence[AtContext], size: Size) -> list[str]:
