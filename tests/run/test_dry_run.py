@@ -12,7 +12,7 @@ from tests.run.test_train import tiny
 from foretrain.distributed.world import World
 from foretrain.errors import ConfigError
 from foretrain.run.build import build_model
-from foretrain.run.by_context import PROCESS, memory_by_context
+from foretrain.run.by_context import GAPS, PROCESS, memory_by_context
 from foretrain.run.counting import Passes, Size
 from foretrain.run.dry_run import describe_run
 from foretrain.run.estimate import memory_of, most_activations
@@ -169,8 +169,10 @@ def test_memory_by_context_grows_with_the_passes_and_leaves_out_what_the_model_d
     size = Size(1, 4, config.data.context_length, 4, 1)
     own = Passes(kept=1 << 20, peak=3 << 20)
     found = memory_by_context(config, size, 5 << 20, 1 << 20, own, 1.5, cpu)
-    assert found[1] == (size.context_length, PROCESS + 1.5 * (7 << 20))
-    assert len(found) == 4 and found[2].bytes == found[3].bytes == PROCESS + 1.5 * (5 << 20)  # fewer than `shared`
+    assert found[1] == (size.context_length, PROCESS + round(1.5 * GAPS * (7 << 20)))
+    assert len(found) == 4 and found[2].bytes == found[3].bytes == PROCESS + round(
+        1.5 * GAPS * (5 << 20)
+    )  # fewer than `shared`
     growing = [one.bytes for one in memory_by_context(config, size, 0, 0, None, 1.0, cpu)]
     assert len(growing) == 3 and growing == sorted(set(growing))
     elsewhere = memory_by_context(config, size, 5 << 20, 1 << 20, own, 1.0, torch.device("cuda"))
@@ -187,5 +189,5 @@ def test_memory_by_context_counts_the_weights_that_a_context_brings(tmp_path: Pa
     config = tiny(tmp_path / "run", "model={family: linear, random_init: true}")
     size = Size(1, 2, config.data.context_length, config.data.prediction_length, 1)
     found = memory_by_context(config, size, 64 << 20, 0, None, 1.0, torch.device("cpu"))
-    half, twice, four = ((one.bytes - PROCESS) / 2**20 / 64 for one in found)
+    half, twice, four = ((one.bytes - PROCESS) / GAPS / 2**20 / 64 for one in found)
     assert 0.4 < half < 0.75 and 1.5 < twice < 2.1 and 2.5 < four < 4.1
