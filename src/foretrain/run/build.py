@@ -176,7 +176,8 @@ def saved_config(folder: Path, checkpoint: str | None = None) -> dict[str, Any] 
             found = read_run_state(Path(checkpoint))["config"]
         else:
             found = read_yaml(folder / "config.yaml")
-        TrainingConfig.model_validate(found["training"])
+        if "training" in found:
+            TrainingConfig.model_validate(found["training"])
         return found
     except (ForetrainError, KeyError, TypeError, ValidationError):
         return None
