@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
 
+from foretrain.data.cuts import read_cuts
 from foretrain.data.exclusive import kept_folder, target
 from foretrain.data.manifest import MANIFEST_NAME, read_manifest
 from foretrain.data.records import CacheRecord
@@ -117,13 +118,15 @@ def check_file(path: Path, sha256: str) -> None:
 
 
 def verify_folder(folder: Path, progress: Callable[[int, int, str], None] | None = None) -> int:
-    """Hash every shard of a corpus folder and return the number of bytes. Raises DataError for the first that differs.
+    """Hash every shard of a corpus folder, and its cuts, and return the number of bytes of shards. Raises DataError for
+    the first that differs.
 
     progress is called with (bytes done, all, file). The record of intact files is not looked at, and gains these.
     """
     files = _files(folder)
     if not files:
         raise DataError(f"{folder}: has no {MANIFEST_NAME} with hashes, so nothing can be compared.")
+    read_cuts(folder, read_manifest(folder / MANIFEST_NAME).cuts)
     total, done = sum(file.bytes for file in files), 0
     for file in files:
         if progress is not None:

@@ -19,6 +19,7 @@ from foretrain.data.parts import DateCuts
 from foretrain.data.source import TrainingSource
 from foretrain.data.splits import select
 from foretrain.data.store import Corpus
+from foretrain.data.verification import verify_folder
 from foretrain.data.windows import NO_TIME
 from foretrain.errors import ConfigError, DataError
 from foretrain.evaluation.overlap import Overlap
@@ -240,6 +241,8 @@ def test_cuts_are_content_of_the_corpus(built, tmp_path):
     (tmp_path / "B" / "cuts.json").write_text(json.dumps(cuts))
     with pytest.raises(DataError, match=r"cuts\.json: is not the file of this corpus"):
         DateCuts("library", "library").parts(corpus)
+    with pytest.raises(DataError, match=r"cuts\.json: is not the file of this corpus"):
+        verify_folder(tmp_path / "B")
     (tmp_path / "B" / "cuts.json").unlink()
     with pytest.raises(DataError, match=r"cuts\.json: missing"):
         DateCuts("library", "library").parts(corpus)
