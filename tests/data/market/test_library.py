@@ -325,3 +325,28 @@ def test_what_a_download_recorded_of_symbols_is_known(tmp_path):
         0.0004,
         2,
     )
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"symbols": {"AAPL": {"set": "trained", "corpus": "../elsewhere", "files": {}}}},
+        {"symbols": {"AAPL": {"set": "trained", "corpus": "unseen/B", "files": {}}}},
+        {"symbols": {"AAPL": {"set": "trained", "corpus": ["B"], "files": {}}}},
+        {"symbols": {"AAPL": 5}},
+        {"cuts": {"test_rows": "x"}},
+        {"cuts": {"test_rows": 10**30}},
+        {"format_version": 2},
+    ],
+)
+def test_a_damaged_library_is_refused_and_nothing_is_written_elsewhere(tmp_path, damage):
+    write(tmp_path / "in" / "AAPL.csv", bars(days(100), 1))
+    build(tmp_path / "in", tmp_path / "lib")
+    record = tmp_path / "lib" / "library.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | damage))
+    with pytest.raises(DataError, match=r"library\.json: "):
+        update(tmp_path / "in", tmp_path / "lib")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "lib"]
+    with pytest.raises(DataError, match="no library to update"):
+        update(tmp_path / "in", tmp_path / "nowhere")
+    assert not (tmp_path / "nowhere").exists()

@@ -107,7 +107,9 @@ def make(base: Path, run: Run) -> list[Subject]:
     found = [*_tables(tables, frame), *_texts(tables), *_models(base, tables, run)]
     for family in FAMILIES:
         found += _old(base, family)
-    return [*found, *_corpora(tables), *_quick(base, tables, run)]
+    from fuzzing import markets  # which imports this module
+
+    return [*found, *_corpora(tables), *_quick(base, tables, run), *markets.subjects(base, run)]
 
 
 def _tables(folder: Path, frame: pd.DataFrame) -> Iterator[Subject]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -38,6 +39,7 @@ from foretrain.reading import believing, read_object
 from foretrain.timeaxis.grid import iso
 
 FORMAT_VERSION = 1
+_CORPUS = re.compile(r"(unseen/)?[A-Za-z0-9][A-Za-z0-9._-]{0,60}")
 NAME = "library.json"
 UNSEEN = "unseen"
 Progress = Callable[[int, int, str], None]
@@ -62,6 +64,15 @@ class Cuts:
     validation_rows: int = 30
     test_from: int | None = None  # microseconds
 
+    @classmethod
+    def read(cls, tree: dict[str, Any]) -> Cuts:
+        """Return the rule in library.json. Raises ValueError for what is none."""
+        for key, value in tree.items():
+            number = isinstance(value, int) and not isinstance(value, bool) and 0 <= abs(value) < 2**62
+            if not (number or (key == "test_from" and value is None)):
+                raise ValueError(f"{key} {str(value)[:100]}")
+        return cls(**tree)
+
     def of(self, prepared: Prepared, times: IntArray) -> OwnCuts:
         """Return where validation and test begin in a series with these (T,) stamps."""
         test, validation = prepared.test_from, prepared.validation_from
@@ -83,9 +94,18 @@ class LibraryEntry:
 
     set: Literal["trained", "unseen"]
     corpus: str  # folder in the library
-    validation_from: int | None
-    test_from: int | None
     files: dict[str, str]  # file -> sha256
+
+    @classmethod
+    def of(cls, tree: dict[str, Any]) -> LibraryEntry:
+        """Return the entry in library.json. Raises ValueError for what is none, as a folder elsewhere."""
+        found = cls(**tree)
+        names = [*found.files, *found.files.values()]
+        if found.set not in ("trained", UNSEEN) or not all(isinstance(name, str) for name in names):
+            raise ValueError(f"an entry {str(tree)[:100]}")
+        if not _CORPUS.fullmatch(found.corpus) or found.corpus.startswith(f"{UNSEEN}/") != (found.set == UNSEEN):
+            raise ValueError(f"the corpus {found.corpus[:100]!r} of {found.set} symbols")
+        return found
 
 
 @dataclass
@@ -177,17 +197,17 @@ def update(
 
     Raises DataError; corpora that were updated before stay so, and the next update goes on.
     """
-    tree = _read_library(out)
+    _read_library(out)  # before the lock, which makes a folder for its file
     options = options or ImportOptions()
     layout = scan(folder, options)
-    with (
-        FileLock(out / ".library.lock", out, "is writing this library", DataError),
-        believing(out / NAME, DataError, "Build the library anew."),
-    ):
-        old = {symbol: LibraryEntry(**entry) for symbol, entry in tree["symbols"].items()}
-        work = _Work(layout, out, options, Cuts(**tree["cuts"]), int(tree["seed"]), command, progress or _silent)
-        work.quarantine = dict(tree["quarantined"])
     with FileLock(out / ".library.lock", out, "is writing this library", DataError):
+        tree = _read_library(out)
+        with believing(out / NAME, DataError, "Build the library anew."):
+            old = {symbol: LibraryEntry.of(entry) for symbol, entry in tree["symbols"].items()}
+            cuts, seed = Cuts.read(tree["cuts"]), int(tree["seed"])
+            quarantine = {str(symbol): str(why) for symbol, why in tree["quarantined"].items()}
+        work = _Work(layout, out, options, cuts, seed, command, progress or _silent)
+        work.quarantine = quarantine
         _refuse_moved(layout, old)
         work.assets = _given_assets(layout, metadata, out / "asset_metadata.json")
         changed = {
@@ -331,11 +351,11 @@ class _Work:
         return self.cuts.of(self.prepared[symbol], times)
 
     def _enter(self, corpus: str, symbols: Iterable[str]) -> None:
-        cuts = read_cuts(self.out / corpus, Corpus.open(self.out / corpus).manifest.cuts)
+        held = set(Corpus.open(self.out / corpus).item_ids())
         for symbol in symbols:
-            if symbol in cuts:
+            if symbol in held:
                 kind = UNSEEN if corpus.startswith(f"{UNSEEN}/") else "trained"
-                self.entries[symbol] = LibraryEntry(kind, corpus, *cuts[symbol], self.prepared[symbol].hashes)
+                self.entries[symbol] = LibraryEntry(kind, corpus, self.prepared[symbol].hashes)
 
     def finish(self) -> None:
         """Write the summary, the metadata, the quarantine and library.json, which comes last."""
@@ -370,14 +390,19 @@ class _Work:
         """Add the lines and the metadata of a corpus' symbols, from the corpus itself."""
         stored = Corpus.open(self.out / corpus)
         self.report.rows[corpus] = stored.num_rows
+        cuts = read_cuts(self.out / corpus, stored.manifest.cuts)
         columns = list(stored.columns)
         close = columns.index("close") if "close" in columns else 0
         for number, symbol in enumerate(stored.item_ids()):
-            entry, times, values = self.entries[symbol], stored.times(number), stored.values(number)
+            entry = self.entries.get(symbol)
+            if entry is None:  # of an update that was killed before library.json was written
+                kind = UNSEEN if corpus.startswith(f"{UNSEEN}/") else "trained"
+                entry = self.entries[symbol] = LibraryEntry(kind, corpus, {})
+            times, values, own = stored.times(number), stored.values(number), cuts.get(symbol, OwnCuts(None, None))
             assert times is not None
             cut = {
                 part: len(times) if at is None else int(np.searchsorted(times, at))
-                for part, at in (("validation", entry.validation_from), ("test", entry.test_from))
+                for part, at in (("validation", own.validation_from), ("test", own.test_from))
             }
             test = len(times) - cut["test"]
             validation = max(0, cut["test"] - cut["validation"])
@@ -389,7 +414,7 @@ class _Work:
             rows.append(
                 (
                     symbol, last, len(times), cut["test"], test, train_file, test_file, first, validation,
-                    _iso(entry.validation_from), _iso(entry.test_from), stored.manifest.freq or "",
+                    _iso(own.validation_from), _iso(own.test_from), stored.manifest.freq or "",
                     f"{np.isnan(values).mean():.4f}", asset["asset_class"], entry.set, corpus,
                 )
             )  # fmt: skip
