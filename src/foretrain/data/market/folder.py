@@ -45,7 +45,7 @@ class MarketFolder:
         self._lock.__enter__()
         try:
             self._read()
-        except BaseException:
+        except BaseException:  # any: the lock must not outlive this
             self.__exit__()
             raise
         return self
