@@ -122,7 +122,7 @@ class Watcher:
         factors = []
         lines = list(self._lines)
         for k in range(max(SPAN, len(lines) - SPAN), len(lines)):
-            usual = [m for one in lines[max(0, k - SPAN) : k] if (m := one.get("grad_norm_mean"))]
+            usual = [m for one in lines[max(0, k - SPAN) : k] if (m := one.get("grad_norm_mean") or 0.0) > 0]
             largest = lines[k].get("grad_norm_max")
             factors.append(largest / median(usual) if usual and largest is not None else 0.0)
         if not factors or not (
@@ -159,13 +159,17 @@ class Watcher:
             ranks = {one.get(f"{what}_rank") for one in lines}
             if len(lines) < SPAN or len(ranks) != 1 or None in ranks:
                 continue
-            own = median(one[f"{what}_rank_s"] for one in lines)
+            seconds = [taken for one in lines if (taken := one.get(f"{what}_rank_s")) is not None]
+            others = [taken for one in lines if (taken := one.get("median_rank_s")) is not None]
+            if len(seconds) < SPAN or (what == "slowest" and len(others) < SPAN):
+                continue
+            own = median(seconds)
             if what == "slowest":
-                usual = median(one["median_rank_s"] for one in lines)
+                usual = median(others)
                 usual = 2 * usual - own if processes == 2 else usual  # the median of two is their mean
                 beside, slow = f", a usual one {1000 * usual:.3g} ms", own > STRAGGLING * usual
             else:
-                rates = [rate for one in lines if (rate := one.get("steps_per_s"))]
+                rates = [rate for one in lines if (rate := one.get("steps_per_s") or 0.0) > 0]
                 step = 1 / median(rates) if rates else math.inf
                 beside, slow = f" of {1000 * step:.3g} ms", own > STARVED * step
             if slow:

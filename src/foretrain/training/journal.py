@@ -17,7 +17,9 @@ from foretrain.reading import Unreadable, parse_json
 _COMPUTED = ("start", "train", "validation")  # kinds of records
 _COUNTS = ("steps", "log_every", "total_steps", "processes")
 _TEXTS = ("kind", "unit", "left_out", "best_metric", "best_mode")
-_MOST, _LARGEST = 2**53, 1e200
+_DIVISORS = ("steps_per_s", "windows_per_s", "memory_total_gb")
+# Within these, squares, products and quotients of figures, and the edges of bins, are finite.
+_MOST, _LARGEST, _LARGEST_BIN = 2**53, 1e100, 2400
 _BIN = re.compile(r"-?\d{1,4}")
 
 
@@ -87,14 +89,20 @@ def _check(record: dict[str, Any]) -> None:
     for name, value in record.items():
         if name.endswith("_bins"):
             bins = value.items() if isinstance(value, dict) else [("", value)]
-            known = all(_BIN.fullmatch(key) and type(count) is int and 0 <= count < _MOST for key, count in bins)
+            known = all(_is_bin(key) and type(count) is int and 0 <= count < _MOST for key, count in bins)
         elif name in _COUNTS:
             known = value is None or (type(value) is int and 0 < value < _MOST)
         else:
             number = isinstance(value, int | float) and abs(value) < _LARGEST
+            if number and name in _DIVISORS:
+                number = value == 0 or abs(value) > 1 / _LARGEST
             known = name in _TEXTS or value is None or number
         if not known:
             raise Unreadable(f"{name} is no number")
+
+
+def _is_bin(key: str) -> bool:
+    return _BIN.fullmatch(key) is not None and abs(int(key)) <= _LARGEST_BIN
 
 
 def _finite(value: Any) -> Any:

@@ -49,6 +49,11 @@ def bad_header(raw: bytes) -> bytes:
     return struct.pack("<Q", len(header)) + header + raw[8 + size :]
 
 
+def figure(name: str, value: str) -> Edit:
+    """Return the replacement of the first figure of a name in lines of JSON by the text `value`."""
+    return lambda raw: raw.replace(f'"{name}": '.encode(), f'"{name}": {value}, "y": '.encode(), 1)
+
+
 def flipped(raw: bytes) -> bytes:
     """Flip a bit of a value in a corpus' shard."""
     return raw[: len(raw) // 2] + bytes([raw[len(raw) // 2] ^ 1]) + raw[len(raw) // 2 + 1 :]
@@ -58,7 +63,9 @@ def flipped(raw: bytes) -> bytes:
 FILES: list[tuple[str, str, Edit]] = [
     ("re-signed/toto/shard", "export", bad_header),
     ("re-signed/chronos2/shard", "train", bad_header),
-    ("run/toto/metrics.jsonl", "train", lambda raw: raw.replace(b'"data_share": ', b'"data_share": "x", "y": ', 1)),
+    ("run/toto/metrics.jsonl", "train", figure("data_share", '"x"')),
+    ("run/toto/metrics.jsonl", "train", figure("steps_per_s", "1e-320")),
+    ("run/toto/metrics.jsonl", "train", figure("step_s_std", "1e190")),
     ("re-signed/toto2/manifest.json", "forecast", values(files="x")),
     ("re-signed/toto/manifest.json", "export", values(files={"state.json": {}})),
     ("corpus/data-00000-of-00001.arrow", "data import", flipped),
