@@ -37,6 +37,7 @@ LAYERS = (
     {"evaluation"},
     {"suites"},
     {"run"},
+    {"tuning"},
     {"foreign"},
     {"cli"},
     {"__main__"},
