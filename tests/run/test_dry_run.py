@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from tests.run.test_train import tiny
 from foretrain.distributed.world import World
 from foretrain.errors import ConfigError
 from foretrain.run.build import build_model
-from foretrain.run.by_context import GAPS, PROCESS, memory_by_context
+from foretrain.run.by_context import GAPS, PROCESS, AtContext, memory_by_context
+from foretrain.run.config import RunConfig
 from foretrain.run.counting import Passes, Size
 from foretrain.run.dry_run import describe_run
 from foretrain.run.estimate import memory_of, most_activations
@@ -164,21 +166,25 @@ def test_a_dry_run_says_what_a_longer_context_costs(tmp_path: Path):
     assert all(float(bytes_) >= 30 for _, bytes_ in found)  # beside tensors, whatever the model
 
 
+def by_context(config: RunConfig, *others: Any) -> list[AtContext]:
+    return memory_by_context(config, build_model(config, device="meta"), *others)
+
+
 def test_memory_by_context_grows_with_the_passes_and_leaves_out_what_the_model_does_not_read(tmp_path: Path):
     config, cpu = tiny(tmp_path / "run"), torch.device("cpu")
     size = Size(1, 4, config.data.context_length, 4, 1)
     own = Passes(kept=1 << 20, peak=3 << 20)
-    found = memory_by_context(config, size, 5 << 20, 1 << 20, own, 1.5, cpu)
+    found = by_context(config, size, 5 << 20, 1 << 20, own, 1.5, cpu)
     assert found[1] == (size.context_length, PROCESS + round(1.5 * GAPS * (7 << 20)))
     assert len(found) == 4 and found[2].bytes == found[3].bytes == PROCESS + round(
         1.5 * GAPS * (5 << 20)
     )  # fewer than `shared`
-    growing = [one.bytes for one in memory_by_context(config, size, 0, 0, None, 1.0, cpu)]
+    growing = [one.bytes for one in by_context(config, size, 0, 0, None, 1.0, cpu)]
     assert len(growing) == 3 and growing == sorted(set(growing))
-    elsewhere = memory_by_context(config, size, 5 << 20, 1 << 20, own, 1.0, torch.device("cuda"))
+    elsewhere = by_context(config, size, 5 << 20, 1 << 20, own, 1.0, torch.device("cuda"))
     assert elsewhere[1].bytes == 7 << 20
     limited = tiny(tmp_path / "run", f"model.context_length={size.context_length}")
-    assert [one.context_length for one in memory_by_context(limited, size, 0, 0, own, 1.0, cpu)] == [
+    assert [one.context_length for one in by_context(limited, size, 0, 0, own, 1.0, cpu)] == [
         size.context_length // 2,
         size.context_length,
     ]
@@ -188,6 +194,6 @@ def test_memory_by_context_counts_the_weights_that_a_context_brings(tmp_path: Pa
     """A linear model has weights for each step of its context, so twice the context has nearly twice as many."""
     config = tiny(tmp_path / "run", "model={family: linear, random_init: true}")
     size = Size(1, 2, config.data.context_length, config.data.prediction_length, 1)
-    found = memory_by_context(config, size, 64 << 20, 0, None, 1.0, torch.device("cpu"))
+    found = by_context(config, size, 64 << 20, 0, None, 1.0, torch.device("cpu"))
     half, twice, four = ((one.bytes - PROCESS) / GAPS / 2**20 / 64 for one in found)
     assert 0.4 < half < 0.75 and 1.5 < twice < 2.1 and 2.5 < four < 4.1

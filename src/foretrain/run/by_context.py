@@ -33,13 +33,21 @@ class AtContext(NamedTuple):
 
 
 def memory_by_context(
-    config: RunConfig, size: Size, held: int, shared: int, own: Passes | None, heap: float, device: torch.device
+    config: RunConfig,
+    model: Trainable,
+    size: Size,
+    held: int,
+    shared: int,
+    own: Passes | None,
+    heap: float,
+    device: torch.device,
 ) -> list[AtContext]:
     """Return the memory at half the run's context, at its context, and at two and four times as many steps.
 
     Contexts that the model does not read, or that cannot be counted in COUNTING seconds, are left out.
 
     Args:
+        model: the run's, with values or without.
         size: of the run's micro-batches.
         held: bytes of weights, gradients and optimizer.
         shared: bytes of gradients in `held` that the passes count too; 0 if they are of earlier micro-batches.
@@ -47,29 +55,26 @@ def memory_by_context(
         heap: as of Measured.
     """
     until, found = time.thread_time() + estimate.COUNTING, list[AtContext]()
-    parameters = _parameters_at(config, size)
+    parameters = _count(model)
     for times in TIMES:
         one = size._replace(context_length=max(int(times * size.context_length), 1))
-        passes = own if times == 1 else _passes_at(config, one, device, until)
-        if passes is not None:
+        passes, share = own, 1.0
+        if times != 1:
+            there = _model_at(config, one) if time.thread_time() < until else None
+            if there is None:
+                continue
+            passes = estimate.most_passes(_config_at(config, one), there, [one], device, until)
             # a linear model has weights for each step of its context
-            share = _parameters_at(config, one) / parameters if parameters and times != 1 else 1.0
+            share = _count(there) / parameters if parameters else 1.0
+        if passes is not None:
             tensors = share * held + max(passes.peak - share * shared, 0)
             factor, beside = (heap * GAPS, PROCESS) if device.type == "cpu" else (1.0, 0)
             found.append(AtContext(one.context_length, round(factor * tensors) + beside))
     return found
 
 
-def _parameters_at(config: RunConfig, size: Size) -> int:
-    """Return the number of parameters of the model with another context; 0 if it does not read it."""
-    model = _model_at(config, size)
-    return 0 if model is None else sum(parameter.numel() for parameter in model.parameters())
-
-
-def _passes_at(config: RunConfig, size: Size, device: torch.device, until: float) -> Passes | None:
-    """Return what the passes with another context take; None if the model does not read it or cannot be counted."""
-    model = _model_at(config, size)
-    return None if model is None else estimate.most_passes(_config_at(config, size), model, [size], device, until)
+def _count(model: Trainable) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def _model_at(config: RunConfig, size: Size) -> Trainable | None:

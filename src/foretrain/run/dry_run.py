@@ -311,7 +311,7 @@ def _describe_costs(
     if len(sizes) == 1 and config.data.generated is None and config.training.token_budget is None:
         own, heap = (counted, 1.0) if measured is None else (measured.passes, measured.heap)
         held, shared = memory.total + model.other_weights, 0 if accumulates else alone.gradients
-        found = memory_by_context(config, sizes[0], held, shared, own, heap, world.device)
+        found = memory_by_context(config, model, sizes[0], held, shared, own, heap, world.device)
         lines.add(*describe_memory_by_context(found, sizes[0]))
     if max(memory.total + (kept or 0), memory.most) > room:
         apart = ", or training.offload_optimizer: true" if could_offload(config.training, world.device) else ""
