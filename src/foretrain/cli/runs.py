@@ -86,6 +86,7 @@ def _with_journal(run: Path) -> list[Path]:
     return found[:1] if found[0] == run else found
 
 
+FolderArgument = Annotated[Path, typer.Argument(help="The folder that holds the folders of runs.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or that of a pipeline with stages.")]
 RunsArgument = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders; a stage has one too.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
@@ -93,12 +94,13 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for progra
 
 @runs_app.command("list")
 def runs_list(
-    folder: Annotated[Path, typer.Argument(help="The folder that holds the folders of runs.")] = Path("runs"),
+    folder: FolderArgument = Path("runs"),
     tag: Annotated[str | None, typer.Option(metavar="TAG", help="Only runs with this tag.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """List the runs of a folder: model, state, best metric and where, time, tags. Updates checkpoint_registry.json."""
     require_single_process("runs list")
+    from foretrain.run.promoted import run_in_use
     from foretrain.run.registry import NAME, read_entries, refresh
     from foretrain.run.run_tables import by_time, list_lines
     from foretrain.training.run_record import read_run, runs_in
@@ -120,6 +122,9 @@ def runs_list(
         why = f"cannot be written: {error.strerror or error}" if isinstance(error, OSError) else f"not updated: {error}"
         notes.append(f"{folder / NAME}: {why}")
     tags = {str(folder / path): entry["tags"] for path, entry in entries.items()}
+    with suppress(OSError, DataError):
+        if (used := run_in_use(folder)) is not None:
+            tags[str(folder / used)] = ["(in use)", *tags.get(str(folder / used), [])]
     if tag is not None:
         records = [r for r in records if any(tag in tags.get(str(one.folder), ()) for one in (r, *r.stages))]
     for note in notes:
@@ -214,6 +219,55 @@ def runs_tag(
     _read(run)
     now = change_tags(run, () if remove else tags, tags if remove else ())
     typer.echo(json.dumps({"run": str(run), "tags": now}) if as_json else f"{run}: {_known(now) or 'no tags'}")
+
+
+NoteOption = Annotated[str | None, typer.Option("--note", metavar="TEXT", help="A line for the history.")]
+
+
+@runs_app.command("promote")
+def runs_promote(
+    run: RunArgument,
+    force: Annotated[bool, typer.Option("--force", help="Also a run that its gate did not promote.")] = False,
+    note: NoteOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Put the release of a run in use in the folder that holds it, if its gate promoted it."""
+    require_single_process("runs promote")
+    from foretrain.run.promoted import promote
+
+    done = promote(_read(run), force=force, note=note)
+    by = "forced" if done["forced"] else "promoted by its gate"
+    typer.echo(json.dumps(done) if as_json else f"{run}: in use ({by}), hash {done['sha256'][:12]}")
+
+
+@runs_app.command("rollback")
+def runs_rollback(folder: FolderArgument = Path("runs"), note: NoteOption = None, as_json: JsonOption = False) -> None:
+    """Take the newest promotion in a folder of runs back: the release before it is in use again."""
+    require_single_process("runs rollback")
+    from foretrain.run.promoted import rollback
+
+    left, back = rollback(folder, note=note)
+    said = f"{folder}: {back['run']} is in use again, in the place of {left['run']}"
+    typer.echo(json.dumps({"left": left, "in_use": back}) if as_json else said)
+
+
+@runs_app.command("promoted")
+def runs_promoted(
+    folder: FolderArgument = Path("runs"),
+    history: Annotated[bool, typer.Option("--history", help="Every promotion and rollback.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Print the path of the release in use, for `foretrain forecast "$(foretrain runs promoted)" my.csv`."""
+    require_single_process("runs promoted")
+    from foretrain.run.promoted import history_lines, in_use
+    from foretrain.run.registry import read_promotions
+
+    if history:
+        found = read_promotions(folder)
+        typer.echo(json.dumps(found, indent=1) if as_json else "\n".join(history_lines(folder)) or "no promotions")
+        return
+    release = in_use(folder)
+    typer.echo(json.dumps({"release": str(release)}) if as_json else str(release))
 
 
 def _draw(records: list[RunRecord], curves: list[Curves], metric: str | None, out: Path) -> None:

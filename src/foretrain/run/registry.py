@@ -1,8 +1,8 @@
-"""The registry of a folder of runs: checkpoint_registry.json, what each run there is, and its tags.
+"""The registry of a folder of runs: checkpoint_registry.json, what each run there is, its tags, and which is promoted.
 
-Tags live there alone. All else is a copy of what the folders of the runs tell, which the next refresh() writes anew, so
-a lost registry costs nothing but the tags. A run is known by its path, relative to the folder: a run that is renamed
-leaves its tags behind, and an entry whose run is gone stays as long as it has tags.
+Tags and promotions live there alone. All else is a copy of what the folders of the runs tell, which the next refresh()
+writes anew, so a lost registry costs nothing but those. A run is known by its path, relative to the folder: a run that
+is renamed leaves its tags behind, and an entry whose run is gone stays as long as it has tags.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ PATIENCE = 5.0  # seconds that a writer waits for another one
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}")
 
 Entries = dict[str, dict[str, Any]]  # path of a run, relative to the folder -> what is known of it
+Promotions = list[dict[str, Any]]  # every promotion and rollback in a folder, the newest last (promoted.py)
 
 
 def refresh(folder: Path, records: Sequence[RunRecord]) -> tuple[Entries, list[str]]:
@@ -41,14 +42,14 @@ def refresh(folder: Path, records: Sequence[RunRecord]) -> tuple[Entries, list[s
     """
     with _locked(folder):
         notes = _put_aside(folder)
-        old = read_entries(folder)
+        old, promotions = _known(folder)
         new = {path: _entry(record, old.get(path, {})) for path, record in _by_path(folder, records)}
         gone = {path: entry for path, entry in old.items() if path not in new and entry["tags"]}
         for path, entry in gone.items():
             if not is_run(folder / path):  # one that is there could not be read
                 notes.append(f"{folder / path}: is gone; its tags ({', '.join(entry['tags'])}) stay in {NAME}")
         entries = dict(sorted((new | gone).items()))
-        _write(folder, entries)
+        _write(folder, entries, promotions)
     return entries, notes
 
 
@@ -65,7 +66,7 @@ def change_tags(run: Path, add: Sequence[str], remove: Sequence[str] = ()) -> li
             )
     folder, path = place_of(run)
     with _locked(folder):
-        entries = read_entries(folder)
+        entries, promotions = _known(folder)
         entry = entries.setdefault(path, {"tags": []})
         tags = set(entry["tags"])
         for tag in remove:
@@ -73,8 +74,20 @@ def change_tags(run: Path, add: Sequence[str], remove: Sequence[str] = ()) -> li
                 has = f"It has {', '.join(sorted(tags))}." if tags else "It has none."
                 raise ConfigError(f"{run}: has no tag {tag!r}. {did_you_mean(tag, tags, has)}")
         entry["tags"] = sorted((tags | set(add)) - set(remove))
-        _write(folder, entries)
+        _write(folder, entries, promotions)
     return entry["tags"]
+
+
+@contextmanager
+def changing_promotions(folder: Path) -> Iterator[Promotions]:
+    """Give the promotions of a folder to change; they are written at the end of the block, unless it raises.
+
+    Raises DataError for a damaged registry, and if another process writes it for long.
+    """
+    with _locked(folder):
+        entries, promotions = read_entries(folder), read_promotions(folder)
+        yield promotions
+        _write(folder, entries, promotions)
 
 
 def tags_of(run: Path) -> list[str]:
@@ -94,20 +107,32 @@ def place_of(run: Path) -> tuple[Path, str]:
 
 def read_entries(folder: Path) -> Entries:
     """Return the entries of a folder's registry, {} without one; each has a list of tags. Raises DataError."""
+    return _known(folder)[0]
+
+
+def read_promotions(folder: Path) -> Promotions:
+    """Return the promotions in a folder, [] without a registry. Raises DataError."""
+    return _known(folder)[1]
+
+
+def _known(folder: Path) -> tuple[Entries, Promotions]:
     path = folder / NAME
     if not path.is_file():
-        return {}
+        return {}, []
     try:
         return _read(path)
     except Unreadable as error:
         raise DataError(
             f"{path}: is damaged: {error}. Restore it from a backup; or `foretrain runs list {folder}` moves it aside "
-            "and writes a new one, without its tags."
+            "and writes a new one, without its tags and promotions."
         ) from None
 
 
-def _read(path: Path) -> Entries:
-    """Return the entries of a registry. Raises Unreadable for a damaged one, DataError for one of a newer format."""
+def _read(path: Path) -> tuple[Entries, Promotions]:
+    """Return the entries and promotions of a registry.
+
+    Raises Unreadable for a damaged one, DataError for one of a newer format.
+    """
     tree = read_object(path)
     number = tree.get("format")
     if isinstance(number, int) and number > FORMAT:
@@ -119,7 +144,15 @@ def _read(path: Path) -> Entries:
         tags = entry.get("tags") if isinstance(entry, dict) else None
         if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
             raise Unreadable(f"no list of tags of {name[:60]!r}")
-    return entries
+    promotions = tree.get("promotions", [])
+    if not isinstance(promotions, list) or not all(map(_is_promotion, promotions)):
+        raise Unreadable("no list of promotions")
+    return entries, promotions
+
+
+def _is_promotion(value: Any) -> bool:
+    texts = ("action", "run", "sha256", "time")
+    return isinstance(value, dict) and all(isinstance(value.get(name), str) for name in texts)
 
 
 def _put_aside(folder: Path) -> list[str]:
@@ -136,7 +169,7 @@ def _put_aside(folder: Path) -> list[str]:
         file for k in range(1, 10**6) if not (file := folder / f"checkpoint_registry.damaged-{k}.json").exists()
     )
     path.rename(kept)
-    return [f"{path}: is damaged: {reason}. It is kept as {kept.name}, and the new one has no tags"]
+    return [f"{path}: is damaged: {reason}. It is kept as {kept.name}, and the new one has no tags and promotions"]
 
 
 def _by_path(folder: Path, records: Sequence[RunRecord]) -> Iterator[tuple[str, RunRecord]]:
@@ -169,10 +202,10 @@ def _release(release: Path, known: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
 
 
-def _write(folder: Path, entries: Entries) -> None:
+def _write(folder: Path, entries: Entries, promotions: Promotions) -> None:
     updated = datetime.now(UTC).isoformat(timespec="seconds")
     with replacing_file(folder / NAME) as scratch:
-        write_json(scratch, {"format": FORMAT, "updated": updated, "runs": entries})
+        write_json(scratch, {"format": FORMAT, "updated": updated, "runs": entries, "promotions": promotions})
 
 
 @contextmanager
