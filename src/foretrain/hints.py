@@ -95,6 +95,11 @@ NAMES_ELSEWHERE = {
     "purge": "data.embargo (a span of time, such as 5D)",
     "embargo_days": "data.embargo (such as 5D)",
     "min_symbol_length": "data.min_rows",
+    "symbols": "data.items (names, patterns or file:PATH)",
+    "tickers": "data.items (names, patterns or file:PATH)",
+    "instruments": "data.items (names, patterns or file:PATH)",
+    "exclude_symbols": "data.holdout_items (names, patterns or file:PATH)",
+    "holdout_symbols": "data.holdout_items (names, patterns or file:PATH)",
     "window_stride": "data.stride",
 }
 

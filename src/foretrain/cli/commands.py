@@ -126,6 +126,7 @@ def evaluate_model(
     target: Sequence[str] | None = None,
     past_covariates: Sequence[str] | None = None,
     known_covariates: Sequence[str] | None = None,
+    items: Sequence[str] | None = None,
     context_length: int | None = None,
     quantile_levels: Sequence[float] | None = None,
     baselines: Sequence[str] | None = None,
@@ -161,6 +162,7 @@ def evaluate_model(
     from foretrain.data.frames import open_input
     from foretrain.evaluation.columns import evaluation_columns
     from foretrain.evaluation.gate import judge
+    from foretrain.evaluation.items import scored_items
     from foretrain.evaluation.report import print_result
     from foretrain.evaluation.tasks import evaluate
     from foretrain.forecasting.parents import with_ancestry
@@ -188,6 +190,7 @@ def evaluate_model(
     named = {role: opened.columns_meant(names) for role, names in roles.items() if names is not None}
     selection, notes = evaluation_columns(opened.corpus, model_family, recorded_data(release), **named)
     chosen = forecast_options(model_family, with_recorded_options(release, options))
+    some = None if items is None else scored_items(items, [opened.corpus], release)
     less = naming_flags_that_take_less(
         batch_size=settings.get("batch_size", 256),
         context_length=context_length,
@@ -202,6 +205,7 @@ def evaluate_model(
             selection=selection,
             prediction_length=prediction_length or chosen_horizon,
             split=split,  # type: ignore[arg-type]
+            items=some,
             context_length=context_length,
             quantile_levels=tuple(quantile_levels or DECILES),
             options=chosen,

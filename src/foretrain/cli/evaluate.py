@@ -82,6 +82,13 @@ def evaluate(
     max_items: Annotated[
         int | None, typer.Option(min=1, help="Score at most this many items (chosen by seed).")
     ] = None,
+    items: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B*|unseen|trained",
+            help="Score these items: names and patterns, file:PATH, subset:NAME; or what training never used, or used.",
+        ),
+    ] = None,
     baselines: Annotated[
         str | None,
         typer.Option(
@@ -175,6 +182,7 @@ def evaluate(
         max_memory=memory_bytes(max_memory),
         seasonality=seasonality,
         max_items=max_items,
+        items=comma_list(items),
         baselines=comma_list(baselines),
         baseline_seconds=baseline_seconds,
         cross_learning=cross_learning,

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import BeforeValidator, Field, model_validator
 
 from foretrain.config import FREE, FieldRule, Section
+from foretrain.data.items import ChosenItems, choose_items, entries
 from foretrain.data.manifest import MANIFEST_NAME
 from foretrain.data.parts import Cuts, DateCuts, StepCuts, date_text, span_text
 from foretrain.data.splits import Selection, select
@@ -25,7 +26,7 @@ _OF_CORPORA = (
     "series_weighting", "max_train_series", "min_rows",
 )  # fmt: skip
 _DATES = ("validation_from", "test_from", "embargo")
-_OF_STORED = ("validation_steps", "test_steps", *_DATES, "holdout_fraction")
+_OF_STORED = ("validation_steps", "test_steps", *_DATES, "holdout_fraction", "items", "holdout_items")
 
 
 def _off(value: Any) -> Any:
@@ -51,6 +52,7 @@ class CorpusSpec(Section):
     target: tuple[str, ...] | None = None
     past_covariates: tuple[str, ...] | None = None
     known_covariates: tuple[str, ...] | None = None
+    items: Annotated[tuple[str, ...] | None, BeforeValidator(entries)] = None  # in the place of data.items
 
     @property
     def own_roles(self) -> ColumnRoles | None:
@@ -98,6 +100,10 @@ class DataConfig(Section):
     test_from: Annotated[str | None, BeforeValidator(date_text)] = None
     embargo: Annotated[str | None, BeforeValidator(span_text)] = None  # before both, such as 5D: in no part
     holdout_fraction: float = Field(default=0.0, ge=0.0, lt=1.0)  # share of items never trained on, by hash of item_id
+    # Which items the run uses, by name, pattern, file:PATH or subset:NAME (items.py); None: all
+    items: Annotated[tuple[str, ...] | None, BeforeValidator(entries)] = None
+    # Items, of all corpora, that are neither trained on nor validated
+    holdout_items: Annotated[tuple[str, ...] | None, BeforeValidator(entries)] = None
     max_train_series: int | None = Field(default=None, gt=0)
     # Shorter series are not trained on; where dates cut, only rows before the first cut and its embargo count
     min_rows: int | None = Field(default=None, gt=0)
@@ -129,6 +135,8 @@ class DataConfig(Section):
                 f"min_prediction_length {self.min_prediction_length} exceeds prediction_length {self.prediction_length}"
             )
         self._check_dates()
+        if self.items is not None and self.corpora and all(spec.items is not None for spec in self.corpora):
+            raise ValueError("every corpus has items of its own, so data.items cannot take effect; leave it out")
         named = [key for key in ColumnRoles._fields if getattr(self, key)]
         if named and all(spec.own_roles is not None for spec in self.corpora):
             raise ValueError(
@@ -190,6 +198,15 @@ class DataConfig(Section):
         for number, (corpus, spec, roles) in enumerate(zip(corpora, self.corpora, self.roles, strict=True)):
             found.append(select(corpus, *roles, key="data" if spec.own_roles is None else f"data.corpora.{number}"))
         return tuple(found)
+
+    def choose_items(self, corpora: Sequence[Corpus]) -> list[ChosenItems]:
+        """Return which items of each corpus the run uses. Raises ConfigError as items.choose_items does."""
+        own = [spec.items for spec in self.corpora] if self.corpora else [None] * len(corpora)
+        given = [
+            ("data.items", self.items) if items is None else (f"data.corpora.{number}.items", items)
+            for number, items in enumerate(own)
+        ]
+        return choose_items(corpora, given, self.holdout_items or ())
 
     @property
     def resolved_min_context(self) -> int:

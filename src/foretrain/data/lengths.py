@@ -21,16 +21,25 @@ def rows_needed(config: DataConfig) -> int:
     return window if isinstance(cuts, DateCuts) else window + cuts.validation + cuts.test
 
 
-def no_window(name: str, config: DataConfig, lengths: IntArray, held_out: int) -> DataError:
+def no_window(
+    name: str,
+    config: DataConfig,
+    lengths: IntArray,
+    by_hash: int,
+    held_out_by_name: int = 0,
+    not_among_items: int = 0,
+) -> DataError:
     """Return the error for a corpus without a training window.
 
-    lengths: rows of all series that are not held out; where dates cut, those before the cut.
+    lengths: rows of all series that are neither held out nor outside data.items; where dates cut, those before the cut.
     """
+    held_out = by_hash + held_out_by_name + not_among_items
     total = len(lengths) + held_out
-    if held_out and not len(lengths):
+    kept_out = f"{held_out:,} held out{' or not among data.items' * bool(not_among_items)}"
+    if by_hash and not len(lengths):
         return DataError(
-            f"{name}: all of its {total:,} series are held out (data.holdout_fraction {config.holdout_fraction}), so "
-            "none is left to train on. Lower it."
+            f"{name}: all of its {total:,} series are held out (data.holdout_fraction {config.holdout_fraction}"
+            f"{', and by name' * (total > by_hash)}), so none is left to train on. Lower it."
         )
     longest = int(lengths.max(initial=0))
     floor = f", and data.min_rows asks for {config.min_rows}" if config.min_rows else ""
@@ -42,13 +51,13 @@ def no_window(name: str, config: DataConfig, lengths: IntArray, held_out: int) -
         before = f" before {cuts.end_of_training}"
         if not longest:
             return DataError(
-                f"{name}: none of its {total:,} series has a row{before} ({held_out:,} held out), so nothing is left "
+                f"{name}: none of its {total:,} series has a row{before} ({kept_out}), so nothing is left "
                 "to train on. Give later dates."
             )
     else:
         parts = f" + validation and test steps {cuts.validation + cuts.test:,}"
     return DataError(
-        f"{name}: none of its {total:,} series can be trained on ({held_out:,} held out): the longest has {longest:,} "
+        f"{name}: none of its {total:,} series can be trained on ({kept_out}): the longest has {longest:,} "
         f"rows{before}; needed are {rows_needed(config):,} (min_context {config.resolved_min_context:,} + "
         f"{'min_' * bool(config.min_prediction_length)}prediction_length {config.resolved_min_prediction_length:,}"
         f"{parts}){floor}.{others} {'Give later dates, or shorter lengths. ' * bool(before)}"

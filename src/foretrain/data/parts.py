@@ -18,6 +18,7 @@ from datetime import UTC, date, datetime
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from foretrain.data.chunks import Chunk
 from foretrain.data.cuts import describe, read_cuts, times_of
@@ -45,6 +46,10 @@ class Region(NamedTuple):
     def room(self, min_context: int) -> IntArray:
         """Return (N,) steps for futures whose windows have min_context rows, at least one, before their cutoff."""
         return np.maximum(self.end - np.maximum(self.begin, max(1, min_context)), 0)
+
+    def only(self, among: npt.NDArray[np.bool_] | None) -> Region:
+        """Return the region without room in series outside an (N,) mask; None = all series."""
+        return self if among is None else self._replace(end=np.where(among, self.end, self.begin))
 
     def most_room(self, min_context: int) -> int:
         """Return the room in the series that has most."""
@@ -391,8 +396,13 @@ def clock_of(corpus: Corpus) -> str:
     return "UTC" if corpus.manifest.timezone == "UTC" else "the local times that it stores"
 
 
-def part_counts(corpus: Corpus, cuts: DateCuts, min_context: int, horizon: int) -> dict[str, dict[str, int]]:
-    """Return how many series have a window in the validation and the test part, and why the others have none."""
+def part_counts(
+    corpus: Corpus, cuts: DateCuts, min_context: int, horizon: int, among: npt.NDArray[np.bool_] | None = None
+) -> dict[str, dict[str, int]]:
+    """Return how many series have a window in the validation and the test part, and why the others have none.
+
+    among: (N,) which series are counted; None = all.
+    """
     parts, found = cuts.parts(corpus), dict[str, dict[str, int]]()
     for name, region in (("validation", parts.validation), ("test", parts.test)):
         if getattr(cuts, f"{name}_from") is None:
@@ -401,18 +411,20 @@ def part_counts(corpus: Corpus, cuts: DateCuts, min_context: int, horizon: int) 
         fits = region.room(min_context) >= horizon
         rest = ~(fits | ends_before | starts_after)
         counts = {"series": fits, "end_before_it": ends_before, "start_after_it": starts_after, "too_short": rest}
-        found[name] = {key: int(mask.sum()) for key, mask in counts.items()}
+        found[name] = {key: int((mask if among is None else mask & among).sum()) for key, mask in counts.items()}
     return found
 
 
-def part_lines(corpus: Corpus, cuts: DateCuts, min_context: int, horizon: int) -> list[str]:
-    """Return lines on the dates that cut a corpus, for logs and dry runs."""
-    parts = cuts.parts(corpus)
+def part_lines(
+    corpus: Corpus, cuts: DateCuts, min_context: int, horizon: int, among: npt.NDArray[np.bool_] | None = None
+) -> list[str]:
+    """Return lines on the dates that cut a corpus, for logs and dry runs; among: as of part_counts."""
+    parts, total = cuts.parts(corpus), corpus.num_series if among is None else int(among.sum())
     lines = [
         f"{corpus.name}: training ends before {cuts.end_of_training}; a date is 00:00 of {clock_of(corpus)}, a step "
         "lies where its stamp does"
     ]
-    for name, counts in part_counts(corpus, cuts, min_context, horizon).items():
+    for name, counts in part_counts(corpus, cuts, min_context, horizon, among).items():
         region = parts.validation if name == "validation" else parts.test
         reasons = (
             (counts["end_before_it"], "ending before it"),
@@ -420,6 +432,6 @@ def part_lines(corpus: Corpus, cuts: DateCuts, min_context: int, horizon: int) -
             (counts["too_short"], f"without room for {counted(horizon, 'step')} in it"),
         )
         why = ", ".join(f"{count:,} {reason}" for count, reason in reasons if count)
-        of = f"{counts['series']:,} of {corpus.num_series:,} series have a window"
+        of = f"{counts['series']:,} of {total:,} series have a window"
         lines.append(f"{corpus.name}: {name} {region.words}: {of}{why and f'; {why}'}")
     return lines

@@ -14,7 +14,9 @@ import numpy as np
 from foretrain.data.buckets import Buckets, choices
 from foretrain.data.chunks import Counts, compact
 from foretrain.data.config import DataConfig
+from foretrain.data.items import ChosenItems
 from foretrain.data.lengths import no_window, rows_needed
+from foretrain.data.market.subsets import refuse_unseen
 from foretrain.data.parts import DateCuts, part_counts, part_lines
 from foretrain.data.permutation import derive, hash64
 from foretrain.data.sampling import Gather, Pool, SamplingPlan, all_reserved
@@ -41,9 +43,12 @@ class TrainingSource:
         self.selections: tuple[Selection, ...] = config.select(opened)
         if config.with_times:
             _require_times(self.corpora)
+        for corpus in opened:
+            refuse_unseen(corpus)
+        self._items = config.choose_items(opened)
         self._counts: list[dict[str, int]] = []
         reserved = [config.cuts.reserved(corpus) for corpus in opened]
-        selected = [self._trainable(corpus, after) for corpus, after in zip(opened, reserved, strict=True)]
+        selected = [self._trainable(*triple) for triple in zip(opened, reserved, self._items, strict=True)]
         if config.max_train_series is not None:
             selected = _subset(selected, config.max_train_series, seed)
         pools = [
@@ -73,22 +78,31 @@ class TrainingSource:
             with_times=bool(config.with_times),
         )
 
-    def _trainable(self, corpus: Corpus, reserved: int | IntArray) -> Counts:
-        """Return the series of a corpus that are not held out and long enough for a training window.
+    def _trainable(self, corpus: Corpus, reserved: int | IntArray, items: ChosenItems) -> Counts:
+        """Return the series of a corpus that the run uses, not held out and long enough for a training window.
 
         What lies after a date decides nothing: of series that dates cut, only the rows before count.
         """
         config = self.config
         lengths = corpus.lengths if isinstance(reserved, int) else corpus.lengths - reserved
         long_enough = (lengths >= rows_needed(config)) & (lengths >= (config.min_rows or 0))
-        out = held_out(corpus, config.holdout_fraction)
+        by_hash = held_out(corpus, config.holdout_fraction)
+        out = by_hash if items.used is None else by_hash | ~items.used
         series = compact(np.flatnonzero(long_enough & ~out))
+        by_name = items.counts()
         self._counts.append(
-            {"series": len(lengths), "held_out": int(out.sum()), "too_short": int((~long_enough & ~out).sum())}
+            {
+                "series": len(lengths),
+                "held_out": int(out.sum()) - sum(by_name.values()),  # by hash alone
+                "too_short": int((~long_enough & ~out).sum()),
+                **by_name,
+            }
             | ({} if isinstance(reserved, int) else {"start_after": int(((lengths == 0) & ~out).sum())})
         )
         if not len(series):
-            raise no_window(corpus.name, config, lengths[~out], int(out.sum()))
+            raise no_window(
+                corpus.name, config, lengths[~out], by_hash=int(out.sum()) - sum(by_name.values()), **by_name
+            )
         return series
 
     def windows(self, first: int, count: int) -> Windows:
@@ -162,8 +176,11 @@ class TrainingSource:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the content of all corpora, in order."""
-        return hashlib.sha256("\n".join(corpus.fingerprint for corpus in self.corpora).encode()).hexdigest()
+        """Hash of the content of all corpora, in order, and of which of their items are used, if not all are."""
+        parts = [corpus.fingerprint for corpus in self.corpora]
+        if any(items.used is not None for items in self._items):
+            parts += ["items", *(items.fingerprint for items in self._items)]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     @property
     def rows_per_window(self) -> int:
@@ -177,7 +194,8 @@ class TrainingSource:
             f"data: {facts['series']:,} series, {facts['windows_per_epoch']:,} windows an epoch",
             *(
                 f"  {c['name']}: {c['used']:,} of {c['series']:,} series ({c['provenance']}; {c['held_out']:,} held "
-                f"out, {c['too_short']:,} too short)" + (f", share {c['share']:.1%}" if c["share"] is not None else "")
+                f"out, {c['too_short']:,} too short{_by_name(c)})"
+                + (f", share {c['share']:.1%}" if c["share"] is not None else "")
                 for c in facts["corpora"]
             ),
             *(f"  {line}" for line in self._part_lines()),
@@ -189,7 +207,8 @@ class TrainingSource:
         if not isinstance(cuts, DateCuts):
             return []
         lengths = config.resolved_min_context, config.prediction_length
-        return [line for corpus in self.corpora for line in part_lines(corpus, cuts, *lengths)]
+        pairs = zip(self.corpora, self._items, strict=True)
+        return [line for corpus, items in pairs for line in part_lines(corpus, cuts, *lengths, items.used)]
 
     @property
     def series_counts(self) -> dict[str, int]:
@@ -203,14 +222,17 @@ class TrainingSource:
         before = f" before {cuts.end_of_training}" if isinstance(cuts, DateCuts) else ""
         for pool, counts in zip(self._pools, self._counts, strict=True):
             short, held, late = counts["too_short"], counts["held_out"], counts.get("start_after", 0)
-            rest = counts["series"] - short - held - len(pool.series)
+            named, others = counts.get("held_out_by_name", 0), counts.get("not_among_items", 0)
+            missing = counts["series"] - len(pool.series)
             reasons = (
                 (late, f"without a row{before}"),
                 (short - late, f"too short (fewer than {needed:,} rows{before})"),
                 (held, "held out (data.holdout_fraction)"),
-                (rest, "beyond data.max_train_series"),
+                (named, "held out (data.holdout_items)"),
+                (others, "not among data.items"),
+                (missing - short - held - named - others, "beyond data.max_train_series"),
             )
-            if missing := short + held + rest:
+            if missing:
                 why = ", ".join(f"{count:,} {reason}" for count, reason in reasons if count)
                 of = f"{missing:,} of {counts['series']:,} series"
                 lines.append(f"{pool.corpus.name}: {of} are not trained on: {why}")
@@ -225,15 +247,17 @@ class TrainingSource:
         return []
 
     def part_records(self) -> list[dict[str, Any]]:
-        """Return what the entry of each stored corpus in release.json says of its parts: nothing if steps cut them."""
+        """Return what the entry of each stored corpus in release.json says of its items, nothing if all are used, and
+        of its parts, nothing if steps cut them."""
         cuts, config = self.config.cuts, self.config
+        found = [items.rule.record() for items in self._items]
         if not isinstance(cuts, DateCuts):
-            return [{} for _ in self.corpora]
+            return found
         lengths = config.resolved_min_context, config.prediction_length
-        return [
-            {"parts": {"train": {"series": len(pool.series), **counts}, **part_counts(pool.corpus, cuts, *lengths)}}
-            for pool, counts in zip(self._pools, self._trained_counts(), strict=True)
-        ]
+        for record, pool, items, counts in zip(found, self._pools, self._items, self._trained_counts(), strict=True):
+            parts = part_counts(pool.corpus, cuts, *lengths, items.used)
+            record["parts"] = {"train": {"series": len(pool.series), **counts}, **parts}
+        return found
 
     def _trained_counts(self) -> list[dict[str, int]]:
         """Return why series of each corpus are not trained on."""
@@ -242,6 +266,7 @@ class TrainingSource:
                 "start_after_it": counts.get("start_after", 0),
                 "too_short": counts["too_short"] - counts.get("start_after", 0),
                 "held_out": counts["held_out"],
+                **{key: counts[key] for key in ("held_out_by_name", "not_among_items") if key in counts},
             }
             for counts in self._counts
         ]
@@ -268,6 +293,14 @@ class TrainingSource:
                 for pool, counts in zip(self._pools, self._counts, strict=True)
             ],
         }
+
+
+def _by_name(counts: dict[str, int]) -> str:
+    """Return how many series are left out by name; "" where none can be."""
+    if "held_out_by_name" not in counts:
+        return ""
+    held, others = counts["held_out_by_name"], counts["not_among_items"]
+    return f", {held:,} held out by name, {others:,} not among data.items"
 
 
 def _require_times(corpora: tuple[Corpus, ...]) -> None:

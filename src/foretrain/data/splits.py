@@ -252,6 +252,7 @@ def rolling_origins(
     min_context: int | None = None,
     items: Items = "all",
     holdout_fraction: float = 0.0,
+    among: npt.NDArray[np.bool_] | None = None,
     too_long: str = "prediction_length or min_context",
 ) -> Origins:
     """Return forecast origins with futures inside the split, the newest num_windows a series, by (series, cutoff).
@@ -259,8 +260,8 @@ def rolling_origins(
     The newest future ends at the end of the split, each earlier one `stride` (default prediction_length) steps before.
     validation_steps and test_steps default to prediction_length; a region takes the place of both; "all" ignores the
     split and uses the whole series. A window needs min_context (default 1) rows before its cutoff; series that are too
-    short have none. `too_long` names the lengths that the caller's user can shorten. Raises ConfigError if the split is
-    shorter than a horizon, DataError if no series has a window.
+    short have none, and so have series outside the (N,) mask `among`. `too_long` names the lengths that the caller's
+    user can shorten. Raises ConfigError if the split is shorter than a horizon, DataError if no series has a window.
     """
     v = prediction_length if validation_steps is None else validation_steps
     t = prediction_length if test_steps is None else test_steps
@@ -291,11 +292,16 @@ def rolling_origins(
     if items != "all":
         out = held_out(corpus, holdout_fraction)
         counts = np.where(out if items == "held_out" else ~out, counts, 0)
+    if among is not None:
+        counts = np.where(among, counts, 0)
     if not counts.sum():
-        head = f"{corpus.name}: no {split} window in {corpus.num_series:,} series (items: {items}): "
+        of = corpus.num_series if among is None else int(among.sum())
+        head = f"{corpus.name}: no {split} window in {of:,} series (items: {items if among is None else 'chosen'}): "
+        region = None if region is None else region.only(among)
         if region is not None and split != "all":
             raise DataError(f"{head}{_no_room(corpus, region, least, prediction_length)} Shorten {too_long}.")
-        longest = int(corpus.lengths.max(initial=0))
+        lengths = corpus.lengths if among is None else corpus.lengths[among]
+        longest = int(lengths.max(initial=0))
         later = f", {t:,} of the test part" if split == "validation" else ""
         raise DataError(
             f"{head}the longest has "

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from foretrain.data.items import ItemRule
 from foretrain.data.lineage import rows_then
 from foretrain.data.parts import LIBRARY, DateCuts, Region, StepCuts, date_micros, rows_before
 from foretrain.data.splits import Origin, SplitName, held_out
@@ -298,7 +299,16 @@ def _extent(rule: Seen, corpus: Corpus) -> Extent | None:
         later = np.where(rows > 0, lengths - rows, lengths.max())
         held, test = (int((later + np.where(exact, steps, 0)).min()) for steps in (held, test))
     out = held_out(corpus, rule.holdout_fraction)
-    return Extent(rule, np.where(out, 0, trained), chosen, held, test, chosen, chosen)
+    extent = Extent(rule, np.where(out, 0, trained), chosen, held, test, chosen, chosen)
+    return _of_used_items(extent, corpus)
+
+
+def _of_used_items(extent: Extent, corpus: Corpus) -> Extent:
+    """Return an extent without the items that this training left out by name, for training and for validation."""
+    if extent.rule.rule == ItemRule():
+        return extent
+    used = extent.rule.rule.used(corpus)
+    return extent._replace(trained=np.where(used, extent.trained, 0), chosen=np.where(used, extent.chosen, 0))
 
 
 def _dated_extent(rule: Seen, dates: DateCuts, corpus: Corpus, then: IntArray) -> Extent:
@@ -310,7 +320,7 @@ def _dated_extent(rule: Seen, dates: DateCuts, corpus: Corpus, then: IntArray) -
     chosen = np.minimum(parts.test.begin, then)
     trained = np.where(held_out(corpus, rule.holdout_fraction), 0, np.minimum(parts.train_end, then))
     tested = chosen if dates.test_from is None else parts.test.begin
-    return Extent(rule, trained, chosen, 0, 0, parts.validation.end, tested)
+    return _of_used_items(Extent(rule, trained, chosen, 0, 0, parts.validation.end, tested), corpus)
 
 
 def _compare(record: TrainingRecord, corpus: Corpus, origins: Sequence[Origin]) -> Note | None:

@@ -14,6 +14,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from foretrain.data.items import Mask
 from foretrain.data.parts import Region
 from foretrain.data.splits import Origin, Origins, Selection, SplitName, cut, rolling_origins
 from foretrain.data.store import Corpus
@@ -97,6 +98,7 @@ def make_panel(
     seasonality: int | None = None,
     max_items: int | None = None,
     seed: int = 0,
+    among: Sequence[Mask | None] | None = None,
 ) -> Panel:
     """Return a panel of the windows at each corpus' origins.
 
@@ -110,6 +112,7 @@ def make_panel(
         seasonality: steps of a season; None = corpus_season of each corpus.
         max_items: use the windows of a random sample of this many items; None = all items.
         seed: of that sample.
+        among: of each corpus, an (N,) mask of the items that the origins were asked of; None = all.
 
     Raises DataError if there is no window.
     """
@@ -117,7 +120,9 @@ def make_panel(
     if not sum(map(len, given)):
         raise DataError("no window to score: the validation or test part is empty. Give it more steps.")
     items = [_distinct(found.series) for found in given]
-    left_out = [_too_short(corpus, found) for corpus, found in zip(corpora, items, strict=True)]
+    asked = [None] * len(given) if among is None else among
+    left_out = [_too_short(*triple) for triple in zip(corpora, items, asked, strict=True)]
+    left_out += [_not_asked(corpus, mask) for corpus, mask in zip(corpora, asked, strict=True) if mask is not None]
     count = sum(map(len, items))
     if max_items is not None and count > max_items:
         left_out.append(LeftOut("items", f"not drawn (max_items {max_items})", count - max_items, ()))
@@ -182,6 +187,7 @@ def newest_origins(
     min_context: int | None,
     context_length: int,
     region: Region | None = None,
+    among: Mask | None = None,
 ) -> Origins:
     """Return rolling_origins; if the size of the scored part is None, the part has room for num_windows."""
     room = (num_windows - 1) * stride + prediction_length
@@ -197,6 +203,7 @@ def newest_origins(
         validation_steps=sizes["validation"],
         test_steps=sizes["test"],
         region=region,
+        among=among,
         min_context=least_context(min_context, prediction_length, context_length),
         too_long="prediction_length or context_length" if min_context is None else "prediction_length or min_context",
     )
@@ -279,8 +286,13 @@ def _distinct(series: IntArray) -> IntArray:
     return np.unique(series)
 
 
-def _too_short(corpus: Corpus, present: np.ndarray) -> LeftOut:
-    missing = np.ones(corpus.num_series, bool)
+def _not_asked(corpus: Corpus, among: Mask) -> LeftOut:
+    absent = np.flatnonzero(~among)
+    return LeftOut("items", f"of {corpus.name} not chosen by --items", len(absent), tuple(corpus.item_ids(absent[:3])))
+
+
+def _too_short(corpus: Corpus, present: np.ndarray, among: Mask | None) -> LeftOut:
+    missing = np.ones(corpus.num_series, bool) if among is None else among.copy()
     missing[present] = False
     absent = np.flatnonzero(missing)
     examples = tuple(corpus.item_ids(absent[:3]))

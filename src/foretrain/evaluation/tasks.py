@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from foretrain.data.items import Mask
 from foretrain.data.parts import LIBRARY, DateCuts, cuts_of
 from foretrain.data.splits import Origins, Selection, SplitName, select
 from foretrain.data.store import Corpus
@@ -16,6 +17,7 @@ from foretrain.errors import ConfigError, DataError
 from foretrain.evaluation.backtest import DEFAULT_LEVELS, Backtest, Forecasts
 from foretrain.evaluation.baselines import BASELINES, STATISTICAL
 from foretrain.evaluation.draws import check_clusters
+from foretrain.evaluation.items import ScoredItems
 from foretrain.evaluation.overlap import (
     HeldByDates,
     Reserved,
@@ -61,6 +63,7 @@ def evaluate(
     quantile_levels: Sequence[float] = DEFAULT_LEVELS,
     seasonality: int | None = None,
     max_items: int | None = None,
+    items: ScoredItems | None = None,
     compare: Sequence[str] = tuple(BASELINES),
     baseline_seconds: float = USUAL_SECONDS,
     clusters: str | None = None,
@@ -107,6 +110,7 @@ def evaluate(
         quantile_levels: levels that WQL and SQL sum over; .1, .5 and .9 are forecast in any case.
         seasonality: steps of a season, for MASE and seasonal naive; None = the corpus' own.
         max_items: score a random sample of this many items, with a fixed seed.
+        items: which items are scored (evaluation.items.scored_items); None = all.
         compare: names of baselines; naive is always included. "seasonal_naive_found" looks for a season in the values
             before the first window, which the verdict then counts (season_rows.py). Those of statistical.py are fitted
             to every window.
@@ -151,7 +155,8 @@ def evaluate(
     }
     sizes = {"validation": validation_steps, "test": test_steps}
     cuts = _asked_cuts(split, sizes, {"validation_from": validation_from, "test_from": test_from})
-    origins, warnings = _origins(corpora, release, split, sizes, cuts, min_context=min_context, **plan)
+    among = None if items is None else items.masks
+    origins, warnings = _origins(corpora, release, split, sizes, cuts, among, min_context=min_context, **plan)
     if not score_seen_dates:
         refuse_seen_dates(warnings)
     panel_of = partial(
@@ -163,6 +168,7 @@ def evaluate(
         context_length=plan["context_length"],
         stride=plan["stride"],
         seasonality=seasonality,
+        among=among,
     )
     panel = panel_of(max_items=max_items)
     fewer, of_fits = _affordable(panel, compare, baseline_seconds, world)
@@ -187,6 +193,7 @@ def evaluate(
         warnings += _reference_notes(against, others.notes, plan["context_length"])
     warnings += forecast_notes(found.notes, "In these forecasts: {}.")
     chosen = {"split": split, "options": {} if options is None else asdict(options), "clusters": clusters}
+    chosen |= {} if items is None else {"items": list(items.asked)}
     for corpus in corpora:
         corpus.check_unchanged()
     return summarise(
@@ -254,6 +261,7 @@ def _settings(
         "rescale": model.smallest_deviation is not None and rescale,
         "options": chosen["options"],
         "clusters": chosen["clusters"],
+        **({"items": chosen["items"]} if "items" in chosen else {}),
     }
 
 
@@ -263,6 +271,7 @@ def _origins(
     split: SplitName,
     sizes: dict[str, int | None],
     cuts: DateCuts | None,
+    among: Sequence[Mask] | None,
     *,
     prediction_length: int,
     num_windows: int,
@@ -272,15 +281,24 @@ def _origins(
 ) -> tuple[list[Origins], list[Note]]:
     """Return the forecast origins of every corpus, in the part that training held out if that is known, and notes.
 
-    sizes are those of the validation and the test part; None = not given. cuts: dates in their place.
+    sizes are those of the validation and the test part; None = not given. cuts: dates in their place. among: (N,) which
+    items of each corpus are scored; None = all.
     """
     origins, notes = [], dict[str, Note]()
     given = split == "all" or any(size is not None for size in sizes.values())
     dated = [None] * len(corpora) if given else _dated_parts(corpora, release, split, cuts)
     least = least_context(min_context, prediction_length, context_length)
+    asked = [None] * len(corpora) if among is None else among
+    dated = [
+        None if held is None else held._replace(region=held.region.only(mask))
+        for held, mask in zip(dated, asked, strict=True)
+    ]
     rooms = [0 if held is None else held.region.most_room(least) for held in dated]
-    for corpus, held, room in zip(corpora, dated, rooms, strict=True):
+    for corpus, held, room, mask in zip(corpora, dated, rooms, asked, strict=True):
         parts, region, note = dict(sizes), None, None
+        if mask is not None and not mask.any():
+            origins.append(Origins.of([]))
+            continue
         if held is not None and room < prediction_length <= max(rooms):  # it has no such part, and others have
             origins.append(Origins.of([]))
             continue
@@ -302,6 +320,7 @@ def _origins(
                 min_context,
                 context_length,
                 region,
+                mask,
             )
         )
     overlap = [] if release is None else check_overlap(release, corpora, origins)

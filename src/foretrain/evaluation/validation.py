@@ -87,7 +87,8 @@ class Validation:
     """A callable (model, step) -> ValidationResult for the trainer, which scores the validation part of the run's data.
 
     Windows, truth and baselines are computed once, at construction. All ranks call it together; every rank gets the
-    same numbers, for any number of ranks. Held-out items (data.holdout_fraction) are validated like the others.
+    same numbers, for any number of ranks. Items that data.items leaves out, and those among data.holdout_items, are
+    not validated; those that data.holdout_fraction holds out are, like the others.
 
     Losses are computed on windows as in training; forecasts are scored on evaluation.target, and the run's other
     targets are past covariates for them. The forecasts have the default output settings whatever the run's are, since
@@ -248,7 +249,11 @@ def _panel(
             "run validates. Give the date on which that part begins, or leave training.validate_every out."
         )
     steps = cuts if isinstance(cuts, StepCuts) else StepCuts(0, 0)
-    regions = [cuts.parts(corpus).validation if isinstance(cuts, DateCuts) else None for corpus in corpora]
+    used = [items.used for items in data.choose_items(corpora)]
+    regions = [
+        cuts.parts(corpus).validation.only(among) if isinstance(cuts, DateCuts) else None
+        for corpus, among in zip(corpora, used, strict=True)
+    ]
     rooms = [0 if region is None else region.most_room(data.resolved_min_context) for region in regions]
     origins = [
         newest_origins(
@@ -262,10 +267,11 @@ def _panel(
             data.resolved_min_context,
             data.context_length,
             region,
+            among,
         )
         if region is None or not room < data.prediction_length <= max(rooms)
         else Origins.of([])  # by dates this corpus has no validation part, and others have one
-        for corpus, region, room in zip(corpora, regions, rooms, strict=True)
+        for corpus, region, room, among in zip(corpora, regions, rooms, used, strict=True)
     ]
     panel = make_panel(
         corpora,

@@ -15,10 +15,12 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any
 
+from foretrain.data.items import ItemRule
 from foretrain.data.parts import DateCuts, cuts_of, date_micros, micros_text
 
 LIMIT = 100_000  # bytes of the record in release.json
 _DIGITS = 16  # of a fingerprint in a shortened record
+_LONG = 1_000  # bytes of the items of a rule in a shortened record
 _MOST_PUBLISHED = 50  # weights named in a record
 OR_EARLIER = ".?"  # end of a name in a shortened record: the ancestor or one of its own ancestors
 
@@ -44,6 +46,9 @@ class Seen:
     validation_from: str | None = None
     test_from: str | None = None
     embargo: str | None = None
+    # Names and patterns of its items that were used, None = all, and of those that were not (data/items.py)
+    items: tuple[str, ...] | None = None
+    holdout_items: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Raise TypeError for what a damaged record has in the place of a text or a truth value."""
@@ -57,6 +62,11 @@ class Seen:
         """The dates that cut the corpus; None if steps did."""
         found = DateCuts(self.validation_from, self.test_from, self.embargo)
         return None if found == DateCuts() else found
+
+    @property
+    def rule(self) -> ItemRule:
+        """Which items were used, by name."""
+        return ItemRule(self.items, self.holdout_items)
 
     def is_of(self, fingerprint: str) -> bool:
         """Return whether the corpus has this fingerprint."""
@@ -172,6 +182,7 @@ def own_training(facts: Mapping[str, Any]) -> list[Seen]:
                 generated=entry.get("generated"),
                 date_range=_dates(entry.get("date_range", dates)),
                 **settings,
+                **_read_items(entry),
             )
             for entry in facts.get("corpora") or []
             if entry.get("fingerprint")
@@ -201,6 +212,7 @@ def most_seen(rules: Iterable[Seen]) -> Seen:
         test_steps=test,
         validation_steps=held - test,
         **_most_dates(rules),
+        **_most_items(rules),
         holdout_fraction=min(rule.holdout_fraction for rule in rules),
         max_train_series=None if None in limits else max(limit for limit in limits if limit is not None),
         date_range=_span(rule.date_range for rule in rules),
@@ -223,6 +235,16 @@ def _most_dates(rules: Sequence[Seen]) -> dict[str, str | None]:
     return found | {"validation_from": micros_text(trained)} if trained < max(tests) else found
 
 
+def _most_items(rules: Sequence[Seen]) -> dict[str, Any]:
+    """Return entries that leave out no item that any of several rules uses."""
+    if len({rule.rule for rule in rules}) == 1:
+        return {"items": rules[0].items, "holdout_items": rules[0].holdout_items}
+    lists = [rule.items for rule in rules]
+    used = None if None in lists else tuple(dict.fromkeys(entry for own in lists for entry in own or ()))
+    kept_out = set.intersection(*(set(rule.holdout_items) for rule in rules))
+    return {"items": used, "holdout_items": tuple(entry for entry in rules[0].holdout_items if entry in kept_out)}
+
+
 def _under(role: str, name: str) -> str:
     return f"{role}.{name}" if name else role
 
@@ -240,7 +262,7 @@ def _without_repeats(seen: Iterable[Seen]) -> tuple[Seen, ...]:
 
 
 def _entry(rule: Seen) -> dict[str, Any]:
-    return {key: value for key, value in asdict(rule).items() if value is not None}
+    return {key: value for key, value in asdict(rule).items() if value is not None and value != ()}
 
 
 def _read_entry(entry: Mapping[str, Any]) -> list[Seen]:
@@ -254,6 +276,7 @@ def _read_entry(entry: Mapping[str, Any]) -> list[Seen]:
         generated=entry.get("generated"),
         date_range=_dates(entry.get("date_range")),
         **_settings(entry),
+        **_read_items(entry),
     )
     return [replace(rule, fingerprint=name) for name in names]
 
@@ -270,6 +293,12 @@ def _settings(data: Mapping[str, Any]) -> dict[str, Any]:
         "max_train_series": None if limit is None else _count(data, "max_train_series"),
         **_read_dates(data),
     }
+
+
+def _read_items(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return which items were used; {} for all."""
+    found = ItemRule.read(entry)
+    return {} if found == ItemRule() else {"items": found.items, "holdout_items": found.holdout_items}
 
 
 def _read_dates(data: Mapping[str, Any]) -> dict[str, str]:
@@ -297,6 +326,8 @@ def _shortened(seen: Iterable[Seen]) -> dict[Seen, list[str]]:
     groups = dict[Seen, list[Seen]]()
     for (_, role), rules in corpora.items():
         one = replace(most_seen(rules), by=role + OR_EARLIER, name=None)
+        if len(json.dumps(one.rule.record())) > _LONG:  # then all items count as seen
+            one = replace(one, items=None, holdout_items=())
         groups.setdefault(replace(one, fingerprint="", date_range=None), []).append(one)
     return {
         replace(key, date_range=_span(rule.date_range for rule in rules)): [r.fingerprint[:_DIGITS] for r in rules]

@@ -110,7 +110,7 @@ def config_hash_1(config: RunConfig) -> str:
     model, budget = tree["model"], tree["training"]["token_budget"] or {}
     later = (
         (tree["data"], "generated", None),
-        *((tree["data"], key, None) for key in ("validation_from", "test_from", "embargo")),
+        *((tree["data"], key, None) for key in ("validation_from", "test_from", "embargo", "items", "holdout_items")),
         (tree["data"], "verify", tree["data"]["verify"]),  # never part of an identity
         (tree["training"], "validate_first", False),
         (tree["training"], "shard_size", None),
@@ -122,7 +122,7 @@ def config_hash_1(config: RunConfig) -> str:
         (model, "loss_horizon", "run"),
         (model, "scale_floor", None),
         (model, "rescale", None),
-        *((spec, key, None) for spec in tree["data"]["corpora"] for key in ColumnRoles._fields),
+        *((spec, key, None) for spec in tree["data"]["corpora"] for key in (*ColumnRoles._fields, "items")),
     )
     for section, key, default in later:
         if key in section and section[key] == default:  # another value was not to be had then

@@ -25,6 +25,7 @@ from foretrain.evaluation.baselines import FOUND
 from foretrain.evaluation.columns import validation_columns
 from foretrain.evaluation.draws import can_test_items, check_clusters
 from foretrain.evaluation.gate import judge
+from foretrain.evaluation.items import TRAINED, ScoredItems
 from foretrain.evaluation.panel import least_context
 from foretrain.evaluation.reference import OTHER, ZERO_SHOT, Promotion, ReferenceModel
 from foretrain.evaluation.result import EvaluationResult
@@ -209,7 +210,9 @@ def _test_windows(config: RunConfig, corpora: Sequence[Corpus]) -> tuple[int, in
                 "compare on. Give data.test_from, or leave promotion out."
             )
         least = least_context(None, horizon, config.data.context_length)
-        steps = max(cuts.parts(corpus).test.most_room(least) for corpus in corpora)
+        items = config.data.choose_items(corpora)
+        regions = [cuts.parts(corpus).test.only(own.used) for corpus, own in zip(corpora, items, strict=True)]
+        steps = max(region.most_room(least) for region in regions)
         if steps < horizon:
             raise ConfigError(
                 f"evaluation.promotion: from data.test_from {cuts.test_from} on, no item has room for a window of "
@@ -251,6 +254,7 @@ def run_gate(config: RunConfig, model: Trainable, source: AnySource, world: Worl
             quantile_levels=settings.quantile_levels,
             seasonality=settings.seasonality,
             max_items=settings.max_items,
+            items=_scored_items(config, source),
             compare=(FOUND,),
             clusters=settings.clusters,
             num_samples=settings.num_samples,
@@ -293,6 +297,15 @@ def _save_report(result: EvaluationResult, folder: Path) -> Path | None:
     return folder / "report.html"
 
 
+def _scored_items(config: RunConfig, source: AnySource) -> ScoredItems | None:
+    """Return the items that the gate scores: those that the run uses, so that held-out ones decide nothing."""
+    chosen = config.data.choose_items(source.corpora)
+    if all(items.used is None for items in chosen):
+        return None
+    pairs = zip(source.corpora, chosen, strict=True)
+    return ScoredItems((TRAINED,), tuple(items.among(corpus.num_series) for corpus, items in pairs))
+
+
 def _scored_columns(config: RunConfig, source: AnySource) -> list[Selection]:
     """Return the columns of each corpus that the gate scores: those of validation."""
     kind, pairs = family(config.model.family), zip(source.corpora, source.selections, strict=True)
@@ -312,11 +325,17 @@ def _repeat_command(config: RunConfig, windows: int, stride: int) -> str | None:
         words += [] if value is None else [f"--{name.replace('_', '-')}", str(value)]
     if tuple(settings.quantile_levels) != DEFAULT_LEVELS:
         words += ["--quantile-levels", ",".join(map(str, settings.quantile_levels))]
+    words += ["--items", TRAINED] if _chooses_items(config) else []
     words += ["--seed", str(config.seed)] if config.seed else []
     for key, value in settings.options.items():
         words += ["--option", f"{key}={json.dumps(value)}"]
     words += ["--promote-over", ITEMS] if settings.promote_over == ITEMS else []
     return shlex.join([*words, *([] if settings.require_significance else ["--no-require-significance"])])
+
+
+def _chooses_items(config: RunConfig) -> bool:
+    data = config.data
+    return bool(data.items or data.holdout_items or any(spec.items for spec in data.corpora))
 
 
 def record(release: Path, promotion: Promotion) -> bool:

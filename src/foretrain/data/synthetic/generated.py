@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from foretrain.data.config import DataConfig
+from foretrain.data.market.subsets import refuse_unseen
 from foretrain.data.parts import DateCuts, clock_of
 from foretrain.data.permutation import derive, hash64
 from foretrain.data.source import TrainingSource
@@ -56,6 +57,9 @@ class GeneratedStream:
         self._horizons = self.settings.resolved_horizons(config.prediction_length)
         self._benchmark = Benchmark.read(self.settings.exclude)
         self.corpora = tuple(Corpus.open(entry.path) for entry in self.settings.corpora)
+        for corpus in self.corpora:
+            refuse_unseen(corpus)
+        self.items = config.choose_items(self.corpora) if self.corpora else []
         self.pools = self._pools()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -74,9 +78,10 @@ class GeneratedStream:
                 most_windows=max(self.size(shape) for shape in single),
                 reserved=self.config.cuts.reserved(corpus),
                 holdout_fraction=self.config.holdout_fraction,
+                used=items.used,
                 horizon=min(self._horizons),
             )
-            for k, (spec, corpus) in enumerate(zip(self.settings.corpora, self.corpora, strict=True))
+            for k, (spec, corpus, items) in enumerate(zip(self.settings.corpora, self.corpora, self.items, strict=True))
         ]
 
     @property
@@ -87,7 +92,8 @@ class GeneratedStream:
             entry["path"] = corpus.fingerprint
         lengths = [self.config.context_length, self.config.prediction_length]
         kept_out = hashlib.sha256(self._benchmark.hashes.tobytes()).hexdigest()
-        text = json.dumps([_VERSION, self.seed, lengths, settings, kept_out], sort_keys=True)
+        items = [[one.fingerprint for one in self.items]] if any(one.used is not None for one in self.items) else []
+        text = json.dumps([_VERSION, self.seed, lengths, settings, kept_out, *items], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     @property
@@ -297,7 +303,8 @@ class GeneratedSource:
     def validation_data(self) -> tuple[DataConfig, list[Corpus], list[Selection]]:
         """Return windows of another stream as corpora, one a layout, with the section that has all of them scored."""
         few = {"corpora": (), "exclude": (), "max_windows": _TOGETHER}
-        config = self.config.model_copy(update={"generated": self.settings.model_copy(update=few)})
+        every = {"items": None, "holdout_items": None}  # what is generated has no names
+        config = self.config.model_copy(update={"generated": self.settings.model_copy(update=few), **every})
         held, layouts = GeneratedStream(config, derive(self.seed, _VALIDATION)), self.settings.layouts
         items: list[list[tuple[str, np.ndarray, None]]] = [[] for _ in layouts]
         number = 0
@@ -321,11 +328,12 @@ class GeneratedSource:
                 selections.append(Selection(targets, past, known))
         lengths = {"validation_steps": self.config.prediction_length, "test_steps": 0, "min_context": 1}
         lengths |= {"validation_from": None, "test_from": None, "embargo": None}  # these series have no calendar
+        lengths |= every
         return self.config.model_copy(update=lengths), corpora, selections
 
     def part_records(self) -> list[dict[str, Any]]:
-        """Return what the entry of each stored corpus in release.json says of its parts: nothing."""
-        return [{} for _ in self.corpora]
+        """Return what the entry of each stored corpus in release.json says of its items: nothing if all are used."""
+        return [items.rule.record() for items in self.stream.items]
 
     def records(self) -> list[dict[str, Any]]:
         """Return the entry of the generated series in the `corpora` of release.json."""

@@ -12,6 +12,7 @@ import math
 import numpy as np
 
 from foretrain.data.asof import as_of
+from foretrain.data.items import Mask
 from foretrain.data.permutation import derive, permute
 from foretrain.data.splits import held_out, select
 from foretrain.data.store import Corpus
@@ -37,15 +38,18 @@ class StoredPool:
         most_windows: int,
         reserved: int | IntArray,
         holdout_fraction: float,
+        used: Mask | None,
         horizon: int,
     ) -> None:
         """share: of the windows of a micro-batch; reserved: newest steps of every item, or (N,) of each, that are not
-        used; horizon: the shortest of the run. Raises DataError if no item is long enough."""
+        used; used: (N,) items that the run uses, None = all; horizon: the shortest of the run. Raises DataError if no
+        item is long enough."""
         self.spec, self.corpus, self.share = spec, corpus, share
         self._benchmark, self._key = benchmark, key
         self._columns = select(corpus).targets
         lengths = self._lengths = corpus.lengths - reserved  # (N,) steps of each item that may be used
-        self._items = np.flatnonzero((lengths >= MIN_CONTEXT + horizon) & ~held_out(corpus, holdout_fraction))
+        may = ~held_out(corpus, holdout_fraction) if used is None else used & ~held_out(corpus, holdout_fraction)
+        self._items = np.flatnonzero((lengths >= MIN_CONTEXT + horizon) & may)
         self._ranks = math.ceil(share * most_windows)  # of a micro-batch
         if not len(self._items):
             needed, parts = MIN_CONTEXT + horizon, ", all before the first cut by date"
