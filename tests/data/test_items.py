@@ -122,7 +122,7 @@ def test_what_yaml_makes_no_name_of_is_refused(value: str):
 
 def test_a_ticker_that_yaml_takes_for_a_truth_value_is_to_be_quoted():
     assert "True is no text: write the name in quotes, or list the names in a file" in refusal("items=[ON]")
-    assert entries("A") == ("A",) and entries(["B", "A", "B"]) == ("B", "A") and entries(None) is None
+    assert entries("A") == ("A",) and entries(["B", "A", "B"]) == ("A", "B") and entries(None) is None
 
 
 def test_a_source_says_and_counts_what_it_leaves_out():

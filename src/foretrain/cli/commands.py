@@ -269,6 +269,9 @@ def _save_result(
     promotion, release = result.promotion, release_in(Path(model).expanduser())
     if promotion is None or promotion.against["key"] != ZERO_SHOT or not (release / "release.json").is_file():
         return
+    if result.settings.get("items", ["trained"]) != ["trained"]:
+        print(f"not recorded: {release / 'release.json'} is unchanged; it was scored on some items alone (--items)")
+        return
     facts = facts_of(release)
     for role, part in (facts.get("parents") or {}).items():
         if role != "model" and loaded["parents"][role].get("hash") != part.get("hash"):

@@ -35,7 +35,7 @@ _MOST_NAMES = 20_000  # among which the nearest ones are looked for, which takes
 
 
 def entries(value: Any) -> Any:
-    """Return entries of a config as a tuple without repeats; one text is one entry. None stays None.
+    """Return entries of a config as an ordered tuple without repeats; one text is one entry. None stays None.
 
     Raises ValueError for what is no text, as YAML makes of ON, NO, 600519 or 000001, and for none at all.
     """
@@ -51,7 +51,7 @@ def entries(value: Any) -> Any:
             raise ValueError(f"{entry!r} names nothing")
     if not found:
         raise ValueError("is empty; name items, or leave it out (null)")
-    return tuple(dict.fromkeys(found))
+    return tuple(sorted(set(found)))
 
 
 # -- names and patterns ------------------------------------------------------------------------------------------------
@@ -115,7 +115,7 @@ class ItemRule:
             value = record.get(key)
             if value is None:
                 continue
-            if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
+            if not isinstance(value, list | tuple) or not all(isinstance(entry, str) for entry in value):
                 raise TypeError(f"{key} is {str(value)[:30]}")
             if sum(map(_is_pattern, value)) > MOST_PATTERNS:
                 raise TypeError(f"{key} has more than {MOST_PATTERNS:,} patterns")
@@ -181,7 +181,7 @@ def choose_items(
     out = match(corpora, holdout, "data.holdout_items") if holdout else [(~np.ones(len(m), bool), ()) for m, _ in taken]
     result = []
     for corpus, (key, _), (mask, found), (held, names) in zip(corpora, given, taken, out, strict=True):
-        both = np.flatnonzero(mask & held) if found is not None else ()
+        both = np.flatnonzero(mask & held & (found is not None))
         if len(both):
             more = f" and {len(both) - 1:,} more" if len(both) > 1 else ""
             raise ConfigError(

@@ -73,7 +73,7 @@ def changes_since(
     if saved["data_fingerprint"] != data:
         raise TrainingError(
             f"{path}: was trained on other data (fingerprint {saved['data_fingerprint']}, now {data}). Restore the "
-            "corpus, or start a new run in another output_dir."
+            f"corpus{_lists_of(config)}, or start a new run in another output_dir."
         )
     for name, current in (("seed", seed), ("batch_size", batch_size)):
         if saved[name] != current:
@@ -87,3 +87,11 @@ def changes_since(
             "bits"
         )
     return notes
+
+
+def _lists_of(config: dict[str, Any]) -> str:
+    """Return the keys of a config that name lists outside of it, which are part of the data, in words; "" for none."""
+    data = config.get("data") or {}
+    given = [key for key in ("items", "holdout_items") if data.get(key)]
+    outside = [key for key in given if any(entry.startswith(("file:", "subset:")) for entry in data[key])]
+    return "".join(f", and what data.{key} names" for key in outside)

@@ -361,4 +361,5 @@ def _changeable(schema: type[Section]) -> str:
 def _refusal(key: str, saved: Any, current: Any) -> str:
     if key.startswith("parents."):
         return f"{key}: it began from weights with the hash {saved}, and would continue from others, {current}"
-    return f"{key}: {saved!r} was saved, {current!r} is asked for"
+    old, new = (text if len(text) <= 500 else f"{text[:500]}..." for text in map(repr, (saved, current)))
+    return f"{key}: {old} was saved, {new} is asked for"
