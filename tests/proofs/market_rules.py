@@ -1,151 +1,39 @@
 """Measure the rules for market series: recall on planted faults, false alarms on real bars, by rule.
 
-Series are split by a hash of their symbol: thresholds were set on one half, and this script measures the other half
-(--half tuning shows the first). Usage: python tests/proofs/market_rules.py --data FOLDER [--out PAGE] [--half test]
-FOLDER (or $MARKET_DATA) holds ohlcv_daily/ and ohlcv_intraday/ as described in docs/results/market-rules.md.
+Thresholds were set on the series of one half of the symbols (a hash divides them). One run measures the other half, the
+sources that were looked at later, and fresh ones, as docs/results/market-rules.md reports them:
+
+    python tests/proofs/market_rules.py --data FOLDER --json FILE
+
+FOLDER (or $MARKET_DATA) holds the files that market_series.py reads. --set tuning shows the first half.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import itertools
+import json
 import os
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pandas as pd
+from market_series import OHLCV, Bars, in_half, load, load_fresh, load_seen
 
 from foretrain.data.findings import ItemFindings
+from foretrain.data.importers import import_corpus
 from foretrain.data.importers.columns import market_layout
 from foretrain.data.market import detect
-from foretrain.data.market.review import MarketReview
+from foretrain.data.market.review import MarketReview, lost_bars
 from foretrain.data.market.traded import as_traded
 from foretrain.data.quality import ItemRows, clean
 from foretrain.timeaxis.exchange import Exchange
 from foretrain.timeaxis.frequency import DAY, HOUR
-from foretrain.timeaxis.gaps import find_gaps
 from foretrain.timeaxis.inference import infer
-
-OHLCV = ("open", "high", "low", "close", "volume")
-
-
-@dataclass(frozen=True)
-class Bars:
-    """One series: stamps (T,), open, high, low, close and volume (5, T)."""
-
-    source: str
-    symbol: str
-    times: np.ndarray
-    values: np.ndarray
-    calendar: str | None = None  # of the exchange, where it is known
-    adjusted: bool = True
-
-    @property
-    def name(self) -> str:
-        return f"{self.source}/{self.symbol}"
-
-
-def in_half(symbol: str, half: str) -> bool:
-    """Return whether a symbol belongs to a half, the same one in every source."""
-    if half == "unseen":
-        return True
-    even = hashlib.blake2b(symbol.encode(), digest_size=1).digest()[0] % 2 == 0
-    return even == (half == "tuning")
-
-
-def load(root: Path) -> list[Bars]:
-    """Return the series of every source in the folder."""
-    found: list[Bars] = []
-    daily, intraday = root / "ohlcv_daily", root / "ohlcv_intraday"
-    for path in sorted((daily / "yahoo_2020").glob("*.csv")):
-        found.append(_bars("yahoo_2020", path.stem, pd.read_csv(path), "Date", "XNYS"))
-    for path in sorted((daily / "pandas_datareader_2021").glob("*.csv")):
-        found.append(_bars("datareader_2021", path.stem, pd.read_csv(path), "Date", "XNYS"))
-    panels = [
-        (daily / "us_stocknet_2012_2017.parquet", "XNYS", True),
-        (daily / "us_dow_2006_2018.parquet", "XNYS", True),
-        (daily / "us_google_1987_2017.parquet", "XNYS", True),
-        (daily / "us_lean_unadjusted_1998_2021.parquet", "XNYS", False),
-        (daily / "cn_hikyuu_1990_2011.parquet", "XSHG", False),
-        (intraday / "us_lean_hourly_1998_2021.parquet", "XNYS", False),
-        (intraday / "crypto_freqtrade_5m_2018.parquet", None, True),
-        (intraday / "crypto_octobot_multi_timeframe.parquet", None, True),
-    ]
-    for path, calendar, adjusted in panels:
-        table = pd.read_parquet(path)
-        for symbol, rows in table.groupby("item_id", sort=True):
-            bars = _bars(path.stem, str(symbol), rows, "timestamp", calendar, adjusted)
-            found += _spans(bars)
-    found.append(_bars("sse_5min", "XSHG_600977", pd.read_csv(intraday / "raw/XSHG_5min_600977.csv"), "timestamps",
-                       "XSHG", False))  # fmt: skip
-    found.append(_bars("oanda_daily", "EURUSD", _bid(daily / "fx_oanda_daily_2007_2018.parquet"), "timestamp", None))
-    found.append(
-        _bars("oanda_hourly", "EURUSD", _bid(intraday / "fx_oanda_hourly_eurusd_2007_2018.parquet"), "timestamp", None)
-    )
-    return [bars for bars in found if len(bars.times) >= 60]
-
-
-def load_unseen(root: Path) -> list[Bars]:
-    """Return series of further sources, which were not looked at until all thresholds were set."""
-    daily, intraday = root / "ohlcv_daily", root / "ohlcv_intraday"
-    found = []
-    wide = pd.read_csv(daily / "wide_close_prices_1990_2024.csv.gz")
-    for symbol in wide.columns[1:]:
-        table = wide[["date", symbol]].dropna().rename(columns={symbol: "close"})
-        table = table.assign(open=np.nan, high=np.nan, low=np.nan, volume=np.nan)
-        found.append(_bars("wide_close_1990_2024", symbol, table, "date", "XNYS"))
-    for source, symbol, name, time, calendar in (
-        ("backtesting", "GOOG", "raw/GOOG.csv", "Unnamed: 0", "XNYS"),
-        ("gym_anytrading", "GOOGL", "raw/STOCKS_GOOGL.csv", "Date", "XNYS"),
-        ("pandas_ta", "SPY", "raw/SPY_D.csv", "date", "XNYS"),
-        ("vega", "GSPC", "raw/sp500-2000.csv", "date", "XNYS"),
-    ):
-        found.append(_bars(source, symbol, pd.read_csv(daily / name), time, calendar))
-    for symbol, name in (
-        ("BTC-PERP", "btc-perp-1m_2021-12-31_2022-01-20.csv.gz"),
-        ("GBPUSD", "gbpusd-m1-bid-2012.csv.gz"),
-    ):
-        table = pd.read_csv(intraday / name)
-        found.append(
-            _bars("nautilus_1m", symbol, table if "volume" in table else table.assign(volume=np.nan), "timestamp", None)
-        )
-    for name in ("crypto_coinbase_minute", "crypto_coinbase_minute_ltc"):
-        for symbol, rows in pd.read_parquet(intraday / f"{name}.parquet").groupby("item_id", sort=True):
-            found += [one for one in _spans(_bars("coinbase_1m", str(symbol), rows, "timestamp", None))]
-    return [bars for bars in found if len(bars.times) >= 60]
-
-
-def _bid(path: Path) -> pd.DataFrame:
-    table = pd.read_parquet(path).rename(columns={f"bid_{name}": name for name in OHLCV[:4]})
-    return table.assign(volume=np.nan)
-
-
-def _bars(
-    source: str, symbol: str, table: pd.DataFrame, time: str, calendar: str | None, adjusted: bool = True
-) -> Bars:
-    table = table.rename(columns={name: name.lower() for name in table.columns if name != time})
-    stamps = pd.DatetimeIndex(pd.to_datetime(table[time.lower() if time.lower() in table else time])).as_unit("us")
-    stamps = stamps if stamps.tz is None else stamps.tz_convert("UTC").tz_localize(None)
-    values = table[list(OHLCV)].to_numpy(np.float32).T.copy()
-    values[:4][values[:4] <= 0] = np.nan
-    order = np.argsort(stamps.asi8, kind="stable")
-    times, values = stamps.asi8[order], values[:, order]
-    keep = np.append(np.diff(times) > 0, True) & np.isfinite(values[3])
-    return Bars(source, symbol, times[keep], values[:, keep], calendar, adjusted)
-
-
-def _spans(bars: Bars) -> Iterator[Bars]:
-    """Yield the parts of a series between holes of a hundred days, which some sources glue together."""
-    cuts = np.flatnonzero(np.diff(bars.times) > 100 * 86_400_000_000) + 1
-    edges = [0, *cuts.tolist(), len(bars.times)]
-    for number, (a, b) in enumerate(itertools.pairwise(edges)):
-        name = bars.symbol if len(edges) == 2 else f"{bars.symbol}#{number}"
-        yield replace(bars, symbol=name, times=bars.times[a:b], values=bars.values[:, a:b])
-
 
 # -- the review --------------------------------------------------------------------------------------------------------
 
@@ -156,11 +44,11 @@ Alarms = dict[str, dict[str, set[int]]]  # rule -> series -> stamps
 
 
 def groups(bars: list[Bars]) -> list[list[Bars]]:
-    """Return the series that are peers of each other: those of one source and one length of bars."""
+    """Return the series that are peers of each other: those of one source, one exchange and one length of bars."""
     found: dict[str, list[Bars]] = {}
     for one in bars:
         frame = one.symbol.split(":")[-1].split("#")[0] if one.source.startswith("crypto_octobot") else ""
-        found.setdefault(f"{one.source}:{frame}", []).append(one)
+        found.setdefault(f"{one.source}:{one.calendar}:{frame}", []).append(one)
     return list(found.values())
 
 
@@ -202,30 +90,42 @@ def alarms(series: list[Bars], *, exchange: bool = False, judged: Callable[[str]
         if calendar is not None:
             add("gap", one.name, result.missing)
         elif (freq := infer(rows.times).freq) is not None:
-            after, _ = find_gaps(rows.times, freq, review.peers.votes)
+            after, _ = lost_bars(rows, layout, freq, review.peers.votes)
             add("gap", one.name, rows.times[after])
     return found
 
 
-# Alarms in the files as they are that are faults of the file, by (rule, beginning of the series), with the evidence
-FAULTS: dict[tuple[str, str], str] = {
-    (
-        "split_like_jump",
-        "us_lean_unadjusted_1998_2021/AAPL",
-    ): "splits of 2000, 2005, 2014, 2020 in the source's factors",
-    ("split_like_jump", "us_lean_unadjusted_1998_2021/GOOG"): "the class C shares of 2014, in the source's factors",
-    ("split_like_jump", "us_lean_unadjusted_1998_2021/USO"): "the reverse split 1:8 of 2020, in the source's factors",
-    ("split_like_jump", "us_lean_hourly_1998_2021/AAPL"): "splits of 2000, 2005, 2014, 2020 in the source's factors",
-    ("split_like_jump", "us_google_1987_2017/GEO"): "adjusted for the split of 2017-04-24 on the wrong side",
-    ("split_like_jump", "us_google_1987_2017/HSY"): "the rows of 1988 are on another basis than those around them",
-    (
-        "split_like_jump",
-        "cn_hikyuu_1990_2011/",
-    ): "not adjusted for shares that were issued free",
-    ("spike", "us_lean_unadjusted_1998_2021/GOOG"): "the cancelled prints of 2008-09-30; Google closed at 400.52",
-    ("repeated_bar", "cn_hikyuu_1990_2011/"): "1993-10-11 repeats the session before in both stocks of the exchange",
-    ("gap", "crypto_octobot"): "markets without closing hours: the bars are not there",
+# Alarms in the files as they are that are faults of the file, by (rule, beginning of the series, days), with the
+# evidence; no days means all
+FAULTS: dict[tuple[str, str, tuple[str, ...]], str] = {
+    ("split_like_jump", "us_lean_unadjusted_1998_2021/AAPL", ()): "splits of 2000, 2005, 2014, 2020 in its factors",
+    ("split_like_jump", "us_lean_unadjusted_1998_2021/GOOG", ()): "the class C shares of 2014, in the source's factors",
+    ("split_like_jump", "us_lean_unadjusted_1998_2021/USO", ()): "the reverse split 1:8 of 2020, in its factors",
+    ("split_like_jump", "us_lean_unadjusted_1998_2021/BAC", ("2004-08-30",)): "the split 2:1 of 2004, in its factors",
+    ("split_like_jump", "us_lean_unadjusted_1998_2021/WM", ("2001-05-16",)): "Washington Mutual's split 3:2 of 2001",
+    ("split_like_jump", "us_lean_hourly_1998_2021/AAPL", ()): "splits of 2000, 2005, 2014, 2020 in its factors",
+    ("split_like_jump", "us_lean_hourly_1998_2021/BAC", ("2004-08-30",)): "the split 2:1 of 2004, in its factors",
+    ("split_like_jump", "us_google_1987_2017/GEO", ()): "adjusted for the split of 2017-04-24 on the wrong side",
+    ("split_like_jump", "us_google_1987_2017/HSY", ()): "the rows of 1988 are on another basis than those around them",
+    ("split_like_jump", "us_google_1987_2017/HAL", ()): "the rows of 1988 are on another basis than those around them",
+    ("split_like_jump", "us_google_1987_2017/SYNL", ()): "the rows of 1993 are on another basis than those around them",
+    ("split_like_jump", "us_google_1987_2017/CRF", ("2008-12-23",)): "the reverse split 1:2 of 2008-12-23",
+    ("split_like_jump", "us_google_1987_2017/CYRX", ("2010-02-08",)): "the reverse split 1:10 of February 2010",
+    ("split_like_jump", "cn_hikyuu_1990_2011/", ()): "not adjusted for shares that were issued free",
+    ("spike", "us_lean_unadjusted_1998_2021/GOOG", ()): "the cancelled prints of 2008-09-30; Google closed at 400.52",
+    ("spike", "us_google_1987_2017/VHI", ()): "in the summer of 2004 every Thursday is on another basis",
+    ("closed_session", "us_google_1987_2017/CRF", ()): "filled bars on holidays of the exchange",
+    ("repeated_bar", "cn_hikyuu_1990_2011/", ("1993-10-11",)): "repeats the session before in both stocks",
+    ("gap", "crypto_octobot_multi_timeframe/binance", ()): "hours without any bar in all pairs of the exchange",
+    ("gap", "oanda_hourly/EURUSD", ("2007-01-09", "2015-08-21")): "hours of a working day, when the market is open",
 }
+
+
+def why_fault(rule: str, name: str, stamp: int) -> str:
+    """Return the evidence that an alarm is a fault of the source, "" without one."""
+    day = str(np.datetime64(stamp, "us").astype("M8[D]"))
+    known = ((text, days) for (of, start, days), text in FAULTS.items() if of == rule and name.startswith(start))
+    return next((text for text, days in known if not days or day in days), "")
 
 
 # -- plants ------------------------------------------------------------------------------------------------------------
@@ -259,10 +159,12 @@ def spike(rng: np.random.Generator, one: Bars) -> Planted:
 
 
 def stale(rng: np.random.Generator, one: Bars) -> Planted:
-    """Ten daily bars, or thirty shorter ones or ones without an open, with the prices of the bar before."""
+    """Ten daily bars, or thirty shorter ones or ones without an open, with the prices of the bar before; all trade."""
     values, planted = one.values.copy(), []
     for at in places(rng, one):
         count = 10 if is_daily(one) and np.isfinite(values[:4, at - 1 : at + 10]).all() else 30
+        if (values[4, at : at + count] == 0).any() and np.mean(values[4] > 0) > 0.5:
+            continue
         values[:4, at : at + count] = values[:4, at - 1 : at]
         planted.append({int(one.times[at + count - 1])})
     return replace(one, values=values), planted
@@ -298,6 +200,14 @@ def missing_session(rng: np.random.Generator, one: Bars) -> Planted:
     return without(one, chosen), planted
 
 
+def outage(rng: np.random.Generator, one: Bars) -> Planted:
+    """Ten bars are left out, a hundred where a tenth of all bars have no move; of a market without an exchange."""
+    count = 100 if np.mean(one.values[1] == one.values[2]) >= 0.1 else 10
+    chosen = places(rng, one, room=110)[:: count // 10 // 3 or 1]  # of a hundred, two or so: a tenth of all at most
+    planted = [{int(one.times[at + count])} for at in chosen]
+    return without(one, (chosen[:, None] + np.arange(count)).ravel()), planted
+
+
 def phantom_session(rng: np.random.Generator, one: Bars) -> Planted:
     """A bar on a weekday on which the market was closed: the last close again, without volume."""
     days = one.times // DAY
@@ -305,7 +215,7 @@ def phantom_session(rng: np.random.Generator, one: Bars) -> Planted:
     closed = closed[((closed + 3) % 7 < 5) & (closed > days[5])]
     if not len(closed):
         return one, []
-    chosen = rng.choice(closed, 1)  # one a series, since peers that share it would make it a session
+    chosen = np.sort(rng.choice(closed, min(2, len(closed)), replace=False))  # few: shared ones would be a session
     place = np.searchsorted(days, chosen)
     filled = np.stack([one.values[3, place - 1]] * 4 + [np.zeros(len(place), np.float32)])
     stamps = chosen * DAY + one.times[0] % DAY
@@ -324,17 +234,23 @@ def repeated(rng: np.random.Generator, one: Bars) -> Planted:
 
 
 def moved_clock(rng: np.random.Generator, one: Bars) -> Planted:
-    """The stamps of ten whole sessions are an hour later or earlier, or of ten daily bars an hour later."""
+    """The stamps of ten whole sessions are an hour later or earlier, or of ten daily bars an hour later.
+
+    Of sessions with many bars, a tenth of all days is moved.
+    """
     times, days = one.times.copy(), np.unique(one.times // DAY)
-    first = int(rng.integers(5, len(days) - 15))
-    chosen = np.isin(times // DAY, days[first : first + 10])
-    daily = np.median(np.diff(times)) >= DAILY
-    times[chosen] += HOUR if daily else int(rng.choice([-1, 1])) * HOUR
-    if not daily:  # half days have other hours, and are no part of a plant
-        counts = np.unique(one.times[chosen] // DAY, return_counts=True)
-        whole = counts[0][counts[1] == np.median(counts[1])]
-        return replace(one, times=times), [set(times[chosen & (one.times // DAY == day)].tolist()) for day in whole]
-    return replace(one, times=times), [{int(t)} for t in times[chosen]]
+    planted: list[set[int]] = []
+    for number in range(1 if is_daily(one) else max(1, len(days) // 100)):
+        first = int(rng.integers(5, len(days) - 15)) if number == 0 and len(days) < 200 else 100 * number + 45
+        chosen = np.isin(one.times // DAY, days[first : first + 10])
+        times[chosen] += HOUR if is_daily(one) else int(rng.choice([-1, 1])) * HOUR
+        if is_daily(one):
+            planted += [{int(t)} for t in times[chosen]]
+            continue
+        found, counts = np.unique(one.times[chosen] // DAY, return_counts=True)
+        whole = found[counts == np.median(counts)]  # half days have other hours, and are no part of a plant
+        planted += [set(times[chosen & (one.times // DAY == day)].tolist()) for day in whole]
+    return replace(one, times=times), planted
 
 
 def duplicate(rng: np.random.Generator, one: Bars) -> Planted:
@@ -407,24 +323,47 @@ def listed(one: Bars) -> bool:
     return one.calendar is not None and is_daily(one)
 
 
+def with_peers(one: Bars) -> bool:
+    """Return True for sources with two listed series or more on most days."""
+    return listed(one) and one.source not in ALONE
+
+
 def with_many_peers(one: Bars) -> bool:
     """Return True for sources with six listed series or more on any day."""
-    return listed(one) and one.source not in ("datareader_2021", "us_lean_unadjusted_1998_2021")
+    few = ("datareader_2021", "us_lean_unadjusted_1998_2021", "cn_hikyuu_1990_2011", "backtrader")
+    return with_peers(one) and one.source not in few
 
 
 def on_exchange(one: Bars) -> bool:
-    return one.source in ("yahoo_2020", "us_stocknet_2012_2017", "sse_5min") or with_sessions(one)
+    """Return True for sources that have all sessions of their exchange."""
+    return one.source in ("yahoo_2020", "us_stocknet_2012_2017", "sse_5min", *FRESH_LISTED) or with_sessions(one)
+
+
+def never_closed(one: Bars) -> bool:
+    return one.calendar is None and not is_daily(one)
+
+
+def slow(one: Bars) -> bool:
+    """Return True for bars of a quarter of an hour to a day of a market that never closes."""
+    return one.calendar is None and float(np.median(np.diff(one.times))) >= HOUR // 4 and one.source not in ALONE
+
+
+FRESH_LISTED = ("backtrader", "stock_prediction_models", "pyalgotrade", "yfinance")
+ALONE = ("pyalgotrade", "quandl_wiki", "stockstats", "tdx", "yfinance", "vix", "eia", "vega", "pandas_ta",
+         "backtesting", "gym_anytrading", "oanda_daily")  # fmt: skip
 
 
 KINDS = (
     Kind("spike", "close or bar 8 to 16 robust deviations off, back with the next bar", spike, any_bars),
-    Kind("stale_price", "ten whole daily bars, or thirty others, like the one before", stale, any_bars),
-    Kind("split_like_jump", "2:1, not recorded", split(2.0), is_daily),
-    Kind("split_like_jump", "3:1, not recorded", split(3.0), is_daily),
-    Kind("split_like_jump", "3:2, not recorded", split(1.5), is_daily),
-    Kind("split_like_jump", "1:10, not recorded", split(0.1), is_daily),
-    Kind("gap", "a session left out, known by peers", missing_session, listed),
+    Kind("stale_price", "ten whole daily bars that trade, or thirty others, like the one before", stale, any_bars),
+    Kind("split_like_jump", "2:1, not recorded", split(2.0), listed),
+    Kind("split_like_jump", "3:1, not recorded", split(3.0), listed),
+    Kind("split_like_jump", "3:2, not recorded", split(1.5), listed),
+    Kind("split_like_jump", "1:10, not recorded", split(0.1), listed),
+    Kind("gap", "a session left out, known by peers", missing_session, with_peers),
     Kind("gap", "a session or an intraday bar left out, known by the exchange", missing_session, on_exchange, True),
+    Kind("gap", "ten bars left out, a hundred of thin markets, no exchange named", outage, never_closed),
+    Kind("gap", "a bar of 15 minutes to a day left out, market that never closes", missing_session, slow),
     Kind("closed_session", "a filled bar on a holiday, known by peers", phantom_session, with_many_peers),
     Kind("closed_session", "a filled bar on a holiday, known by the exchange", phantom_session,
          lambda one: listed(one) and on_exchange(one), True),
@@ -471,16 +410,88 @@ def symbol_of(one: Bars) -> str:
 EXACT = ("zero_volume", "ohlc_inconsistent", "duplicate_timestamp", "negative_volume")  # what they find is so
 
 
-def clean_alarms(series: list[Bars], half: str) -> Iterator[tuple[str, Bars, list[int], list[str]]]:
-    """Yield (rule, series, stamps, bars around the first) of what is found in series without plants."""
+@dataclass(frozen=True)
+class Alarm:
+    """Bars of a series that a rule finds without a plant. why: the evidence of a fault of the source, else ""."""
+
+    rule: str
+    one: Bars
+    stamps: list[int]
+    why: str
+
+    def told(self) -> dict[str, Any]:
+        first = around(self.one, self.stamps[0])
+        return {"rule": self.rule, "series": self.one.name, "bars": len(self.stamps), "first": first,
+                "days": sorted({str(np.datetime64(t, "us").astype("M8[D]")) for t in self.stamps})[:10],
+                "fault": self.why}  # fmt: skip
+
+
+def clean_alarms(series: list[Bars], half: str) -> Iterator[Alarm]:
+    """Yield what is found in series without plants, faults of the source and others apart."""
     for peers in groups(series):
         by_name = {one.name: one for one in peers}
         for rule, hits in alarms(peers, judged=lambda symbol: in_half(base(symbol), half)).items():
             for name, stamps in hits.items():
                 one = by_name[name]
-                wrong = sorted(stamps - sessions_lacking(one)) if rule == "gap" else sorted(stamps)
-                if rule not in EXACT and wrong and in_half(symbol_of(one), half):
-                    yield rule, one, wrong, [around(one, stamp) for stamp in wrong[:3]]
+                wrong = stamps - sessions_lacking(one) if rule == "gap" else stamps
+                if rule in EXACT or not in_half(symbol_of(one), half):
+                    continue
+                why = {stamp: why_fault(rule, name, stamp) for stamp in sorted(wrong)}
+                for text in dict.fromkeys(why.values()):
+                    yield Alarm(rule, one, [stamp for stamp in why if why[stamp] == text], text)
+
+
+def real_jumps(series: list[Bars], found: list[Alarm]) -> list[dict[str, Any]]:
+    """Return the closes of listed series a quarter or more above or below the one before, largest first.
+
+    Those that are faults of the source are left out. rule: the rule that takes it for a fault, "" if none does.
+    """
+    raised = {(alarm.one.name, stamp): alarm for alarm in found for stamp in alarm.stamps}
+    jumps = []
+    for one in series:
+        if not listed(one):
+            continue
+        with np.errstate(divide="ignore", invalid="ignore"):
+            moved = np.diff(np.log(one.values[3].astype(np.float64)))
+        for at in np.flatnonzero(np.abs(moved) >= np.log(1.25)) + 1:
+            alarm = raised.get((one.name, int(one.times[at])))
+            back = raised.get((one.name, int(one.times[at - 1])))  # from a bad print back to the level
+            if any(known is not None and known.why for known in (alarm, back)):
+                continue
+            jumps.append({"series": one.name, "day": str(one.times[at].astype("M8[us]").astype("M8[D]")),
+                          "move": round(float(np.expm1(moved[at - 1])), 3),
+                          "rule": "" if alarm is None else alarm.rule})  # fmt: skip
+    return sorted(jumps, key=lambda jump: -abs(np.log1p(jump["move"])))
+
+
+SPELLINGS = ("Adj Close", "Adj. Close", "adjClose", "adj_close", "Adjusted Close", "adjclose")
+
+
+def adjusted_prices(series: list[Bars]) -> dict[str, Any]:
+    """Return how often an import sees the column of a source with closes that later dividends adjust, and without it.
+
+    The column is the close times 0.995 for each quarter after it, under the titles that sources give it.
+    """
+    whole = [one for one in series if listed(one) and np.isfinite(one.values[:4, -300:]).all()]
+    planted = [one for one in whole for _ in range(2)]
+    hit = false = 0
+    for number, one in enumerate(planted):
+        values = one.values[:, -300:]
+        later = 0.995 ** (np.arange(values.shape[1])[::-1] // 63)
+        days = one.times[-300:].astype("M8[us]").astype("M8[D]")
+        for title in (SPELLINGS[number % len(SPELLINGS)], None):
+            columns = ["Date", *(name.title() for name in OHLCV), *([] if title is None else [title])]
+            cells = [*values, *([] if title is None else [values[3] * later])]
+            bars = zip(days, *cells, strict=True)
+            lines = [",".join([str(day), *(f"{x:.6g}" for x in bar)]) for day, *bar in bars]
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / "one.csv"
+                path.write_text("\n".join([",".join(columns), *lines]) + "\n")
+                report = import_corpus([path], Path(folder) / "out")
+            seen = bool(report.rules["adjusted_prices"]["items"])
+            hit, false = hit + (seen and title is not None), false + (seen and title is None)
+    return {"rule": "adjusted_prices", "title": "a close that later dividends adjust, under six titles", "found": hit,
+            "planted": len(planted), "missed": {}, "without": false}  # fmt: skip
 
 
 def sessions_lacking(one: Bars) -> set[int]:
@@ -499,42 +510,70 @@ def around(one: Bars, stamp: int) -> str:
     return f"{np.datetime64(stamp, 'us').astype('M8[m]')}: {closes}"
 
 
+def measure(name: str, series: list[Bars], half: str, seed: int, *, plants: bool) -> dict[str, Any]:
+    """Return the alarms on the bars as they are, and with plants the recall of each kind."""
+    mine = [one for one in series if in_half(symbol_of(one), half)]
+    bars = sum(len(one.times) for one in mine)
+    print(f"set {name}: {len(mine)} series, {bars:,} bars", flush=True)
+    found = list(clean_alarms(series, half))
+    result: dict[str, Any] = {"series": len(mine), "bars": bars, "alarms": [alarm.told() for alarm in found]}
+    rates = {}
+    for rule in sorted({alarm.rule for alarm in found}):
+        raised = Counter({bool(why): 0 for why in (True, False)})
+        for alarm in found:
+            raised[bool(alarm.why)] += len(alarm.stamps) if alarm.rule == rule else 0
+        rates[rule] = {"faults": raised[True], "false": raised[False], "per_10000": 1e4 * raised[False] / bars}
+    rates["all"] = {key: sum(rate[key] for rate in rates.values()) for key in ("faults", "false", "per_10000")}
+    result["rates"], result["jumps"] = rates, real_jumps(mine, found)
+    for alarm in result["alarms"]:
+        print("alarm |", " | ".join(str(alarm[key]) for key in ("rule", "series", "bars", "first", "fault")))
+    for rule, rate in rates.items():
+        print(f"clean | {rule} | {rate['faults']} faults of the source | {rate['false']} false | "
+              f"{rate['per_10000']:.2f} in 10,000", flush=True)  # fmt: skip
+    taken = [jump for jump in result["jumps"] if jump["rule"]]
+    print(f"jumps | {len(result['jumps'])} of a quarter or more, taken for faults: {taken}")
+    result["plants"] = [recall_of(series, number, half, seed) for number in range(len(KINDS))] if plants else []
+    if plants:
+        result["plants"].append(adjusted_prices(mine))
+    for plant in result["plants"]:
+        share = plant["found"] / max(plant["planted"], 1)
+        print("plant |", plant["rule"], "|", plant["title"], "|", plant["found"], "of", plant["planted"],
+              f"| {share:.1%} | {plant['missed']}", flush=True)  # fmt: skip
+    return result
+
+
+def recall_of(series: list[Bars], number: int, half: str, seed: int) -> dict[str, Any]:
+    """Return how many plants of a kind are found in the series of a half."""
+    kind, rng = KINDS[number], np.random.default_rng([seed, number])
+    hit = total = 0
+    missed = Counter[str]()
+    for peers in groups(series):
+        found, planted, names = recall(peers, kind, half, rng)
+        hit, total = hit + found, total + planted
+        missed.update(name.split("/")[0] for name in names)
+    return {"rule": kind.rule, "title": kind.title, "found": hit, "planted": total, "missed": dict(missed)}
+
+
 def main() -> None:
-    """Measure one half of the series and print the figures."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Measure sets of series and print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=os.environ.get("MARKET_DATA"))
-    parser.add_argument("--half", choices=("test", "tuning", "unseen"), default="test")
+    parser.add_argument("--set", choices=("held", "seen", "fresh", "tuning"), action="append", dest="sets")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", help="clean (no plants), or one rule, whose plants alone are measured")
+    parser.add_argument("--no-plants", action="store_true", help="alarms on the bars as they are alone")
+    parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    series = load_unseen(Path(given.data)) if given.half == "unseen" else load(Path(given.data))
-    mine = [one for one in series if in_half(symbol_of(one), given.half)]
-    rows = sum(len(one.times) for one in mine)
-    print(f"{len(mine)} series, {rows:,} bars, half {given.half}")
-    bars, true = Counter[str](), Counter[str]()
-    for rule, one, stamps, text in clean_alarms(series, given.half) if given.only in (None, "clean") else ():
-        why = next((why for (known, name), why in FAULTS.items() if known == rule and one.name.startswith(name)), "")
-        bars[rule] += len(stamps)
-        true[rule] += len(stamps) if why else 0
-        print(f"alarm | {rule} | {one.name} | {len(stamps)} | {'; '.join(text)} | {why or 'false'}", flush=True)
-    for rule in bars:
-        false = bars[rule] - true[rule]
-        rate = f"{1e4 * false / rows:.2f} false in 10,000"
-        print(f"clean | {rule} | {bars[rule]} alarms | {true[rule]} faults of the source | {rate}")
-    if given.only in (None, "clean"):
-        print(f"clean | all | {1e4 * (bars.total() - true.total()) / rows:.2f} false in 10,000 bars", flush=True)
-    for number, kind in enumerate(KINDS):
-        if given.only not in (None, kind.rule):
-            continue
-        rng = np.random.default_rng([given.seed, number])
-        hit = total = 0
-        missed = Counter[str]()
-        for peers in groups(series):
-            found, planted, names = recall(peers, kind, given.half, rng)
-            hit, total = hit + found, total + planted
-            missed.update(name.split("/")[0] for name in names)
-        lost = ", ".join(f"{name} {count}" for name, count in missed.items())
-        print(f"plant | {kind.rule} | {kind.title} | {hit} of {total} | {hit / max(total, 1):.1%} | {lost}", flush=True)
+    if given.data is None:
+        parser.error("--data FOLDER, or the variable MARKET_DATA, names the folder of the series")
+    loaders = {"held": (load, "test"), "tuning": (load, "tuning"), "seen": (load_seen, "all"),
+               "fresh": (load_fresh, "all")}  # fmt: skip
+    results = {}
+    for name in given.sets or ("held", "seen", "fresh"):
+        loader, half = loaders[name]
+        plants = not given.no_plants and name != "seen"
+        results[name] = measure(name, loader(Path(given.data)), half, given.seed, plants=plants)
+    if given.json is not None:
+        given.json.write_text(json.dumps({"seed": given.seed, "sets": results}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

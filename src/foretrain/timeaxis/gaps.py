@@ -11,11 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from foretrain.timeaxis.frequency import DAY, WEEK, Frequency, IntArray
+from foretrain.timeaxis.frequency import DAY, HOUR, WEEK, Frequency, IntArray
 from foretrain.timeaxis.grid import ordinals
 from foretrain.timeaxis.inference import mode
 
 _CLOSURE_LIMIT = 10 * DAY  # longer than any exchange closure (new year, national holidays)
+_CHANCE = 7.0  # logarithm of the chance, 1 in 1,000, below which a slot is closed rather than thin
+_FEW_WEEKS = 3  # of history, below which all trading days are taken to have the same hours
+_HOLIDAY = 6 * HOUR  # shortest hole that is a holiday if it is there every year
 _OPEN_SHARE = 0.5  # a slot of the week is open if at least this share of its active days has a bar there
 
 
@@ -44,7 +47,13 @@ class Week:
         outside[np.arange(days[0], min(days[-1], days[0] + 6) + 1) % 7] = False
         open_day |= outside  # a weekday outside the history may be open
         count = np.bincount(slots, minlength=7 * per_day)
-        is_open = (count >= _OPEN_SHARE * np.repeat(active, per_day)) & np.repeat(open_day, per_day)
+        if weeks < _FEW_WEEKS:  # of one week, a hole would be a time at which the market is closed
+            every = np.full(per_day, active.sum())
+            hours = _is_open(count.reshape(7, per_day).sum(axis=0), every, step) | (active.sum() == 1)
+            is_open = np.tile(hours, 7)
+        else:
+            is_open = _is_open(count, np.repeat(active, per_day), step)
+        is_open &= np.repeat(open_day, per_day)
         return cls(step, is_open, np.concatenate([[0], np.cumsum(is_open)]).astype(np.int64))
 
     @property
@@ -69,6 +78,24 @@ class Week:
     def is_open(self, times: IntArray) -> npt.NDArray[np.bool_]:
         """Return a mask of stamps that fall into an open slot."""
         return self.open[(times % WEEK) // self.step]
+
+
+def _is_open(count: IntArray, days: IntArray, step: int) -> npt.NDArray[np.bool_]:
+    """Return which slots (S,) of a cycle are open, by the bars in each and the active days that have it.
+
+    Half of its days are enough. In a thin market a slot is open with fewer, if the half hours beside it are half as
+    busy as usual, and a slot as busy as usual could have so few by chance.
+    """
+    share = count / np.maximum(days, 1)
+    usual = float(np.median(share[count > 0])) if count.any() else 1.0
+    reach = min(HOUR // (2 * step), (len(share) - 1) // 2)
+    beside = np.convolve(np.pad(share, reach, mode="wrap"), np.full(2 * reach + 1, 1 / (2 * reach + 1)), mode="valid")
+    rate = np.clip(usual, 0.01, 0.99)
+    with np.errstate(divide="ignore", invalid="ignore"):  # Chernoff's bound of a share so low
+        gain = np.where(share > 0, share * np.log(share / rate), 0.0)
+        gain += np.where(share < 1, (1 - share) * np.log((1 - share) / (1 - rate)), 0.0)
+    by_chance = days * gain < _CHANCE
+    return (share >= _OPEN_SHARE) | ((beside >= _OPEN_SHARE * usual) & by_chance)
 
 
 class DayVotes:
@@ -98,10 +125,10 @@ class DayVotes:
         return int(((part * 2 >= total) & (part >= 1) & (total >= 2)).sum())
 
     def all_closed(self, first: int, last: int) -> bool:
-        """Return True if three items or more are listed on each day in first..last, and none of them trades on any."""
+        """Return True if two items or more are listed on each day in first..last, and none of them trades on any."""
         traded, listed, base = self._table()
         low, high = max(first - base, 0), last - base + 1
-        return not traded[low:high].any() and bool((listed[low:high] >= 3).all())
+        return not traded[low:high].any() and bool((listed[low:high] >= 2).all())
 
     def on(self, days: IntArray) -> tuple[IntArray, IntArray]:
         """Return (D,) the items with a bar on each day, and (D,) those listed then; days of an added item."""
@@ -131,8 +158,8 @@ def find_gaps(times: IntArray, freq: str | Frequency, votes: DayVotes | None = N
     """Find gaps in ascending stamps of a frequency: (index of the row after each gap, steps missing in it).
 
     If the item's week has closed hours or days, a hole is not a gap if no open slot is in it, or if it is shorter than
-    ten days and starts at a close, ends at an opening (half day, holiday) or spans a night. Whole days on which most
-    other items traded remain gaps.
+    ten days and starts at a close, ends at an opening (half day, holiday) or spans a night, or if the same date is a
+    hole in two other years. Whole days on which most other items traded remain gaps.
     """
     week = Week.of(times, freq)
     if week is None or not week.has_closures:
@@ -153,7 +180,7 @@ def find_gaps(times: IntArray, freq: str | Frequency, votes: DayVotes | None = N
     overnight = missing < (after - before) // week.step - 1  # the hole contains closed slots
     at_edge |= overnight & (missing <= 1.5 * week.session)  # clock changes move the edges of a session in UTC
     daily = week.step == DAY
-    closed = short & (at_edge | daily)
+    closed = (short & (at_edge | daily)) | _yearly(before, after)
     if votes is not None:
         for hole in np.flatnonzero(closed):
             missed = votes.missed_openings(int(before[hole] // DAY) + 1, int(after[hole] // DAY) - 1)
@@ -161,6 +188,23 @@ def find_gaps(times: IntArray, freq: str | Frequency, votes: DayVotes | None = N
             if missed and daily:
                 missing[hole] = missed  # without neighbouring holidays
     return holes[~closed] + 1, missing[~closed]
+
+
+def _yearly(before: IntArray, after: IntArray) -> npt.NDArray[np.bool_]:
+    """Return which holes of six hours to ten days have their middle at a date that is in such holes of two other years.
+
+    Dates are compared by the day of the year, to within a day: leap years and holidays next to each other move them.
+    """
+    holiday = (after - before >= _HOLIDAY) & (after - before <= _CLOSURE_LIMIT)
+    day = ((before + after) // 2 // DAY).astype("datetime64[D]")
+    year = day.astype("datetime64[Y]")
+    of_year = (day - year).astype(np.int64)
+    result = np.zeros(len(before), bool)
+    for hole in np.flatnonzero(holiday):
+        apart = np.abs(of_year - of_year[hole])
+        near = holiday & (np.minimum(apart, 365 - apart) <= 1) & (year != year[hole])
+        result[hole] = len(np.unique(year[near])) >= 2
+    return result
 
 
 def session_length(times: IntArray) -> tuple[int, float, int]:

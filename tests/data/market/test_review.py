@@ -164,9 +164,9 @@ def test_a_split_is_seen_and_news_is_none(ratio: float) -> None:
     values = stock("A", 1).values
     values[:4, 200:] /= ratio
     values[4, 200:] *= ratio
-    np.testing.assert_array_equal(np.flatnonzero(detect.split_like(values[3], values[0], values[4])), [200])
+    np.testing.assert_array_equal(np.flatnonzero(detect.split_like(values[:4], values[4])), [200])
     values[4, 200] *= 12
-    assert bool(detect.split_like(values[3], values[0], values[4]).any()) == (max(ratio, 1 / ratio) > 4.5)
+    assert bool(detect.split_like(values[:4], values[4]).any()) == (max(ratio, 1 / ratio) > 4.5)
 
 
 def write(folder: Path, series: list[ItemRows]) -> Path:

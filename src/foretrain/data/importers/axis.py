@@ -15,8 +15,9 @@ import numpy as np
 from foretrain.data.findings import ItemFindings
 from foretrain.data.importers.cleaning import Cleaned
 from foretrain.data.importers.job import ImportJob
+from foretrain.data.market.review import lost_bars
 from foretrain.data.market.traded import with_factors
-from foretrain.data.quality import ItemRows
+from foretrain.data.quality import ItemRows, MarketColumns
 from foretrain.data.windows import IntArray
 from foretrain.errors import DataError
 from foretrain.notes import Code, Note, counted
@@ -112,7 +113,9 @@ def place_items(cleaned: Cleaned, axis: Axis, job: ImportJob) -> Iterator[Placed
         rows, findings, read = job.spool.cleaned(item)
         judged = cleaned.review.judge(rows, findings, exchange, insert=axis.time == "stamps")
         rows = judged.rows
-        after, missing = gaps(rows, axis) if exchange is None or axis.time == "regular" else (_NONE, _NONE)
+        after, missing = _NONE, _NONE
+        if exchange is None or axis.time == "regular":
+            after, missing = gaps(rows, axis, schema.layout)
         if len(after):
             detail = f"{counted(int(missing[0]), 'step')} missing"
             findings.add("gap", int(missing.sum()), rows.example(int(after[0]), detail))
@@ -241,8 +244,11 @@ def _session(lengths: Iterable[tuple[int, float, int]], freq: str) -> tuple[int 
     return (bars, bars) if share >= 0.5 else (None, typical)
 
 
-def gaps(rows: ItemRows, axis: Axis) -> tuple[IntArray, IntArray]:
-    """Return (index of the row after each gap, steps missing there) of an item's ascending rows."""
+def gaps(rows: ItemRows, axis: Axis, layout: MarketColumns) -> tuple[IntArray, IntArray]:
+    """Return (index of the row after each gap, steps missing there) of an item's ascending rows.
+
+    Where gaps are filled, all are; else those of prices are the bars that the source probably lost.
+    """
     if rows.times is None or len(rows) < 2:
         return _NONE, _NONE
     if axis.time == "steps" or axis.grid is not None:
@@ -250,7 +256,11 @@ def gaps(rows: ItemRows, axis: Axis) -> tuple[IntArray, IntArray]:
         holes = np.flatnonzero(missing > 0)
         return holes + 1, missing[holes]
     freq = axis.item_freq(rows.item_id)
-    return (_NONE, _NONE) if freq is None else find_gaps(rows.times, freq, axis.votes)
+    if freq is None:
+        return _NONE, _NONE
+    if axis.fill or layout.close is None:
+        return find_gaps(rows.times, freq, axis.votes)
+    return lost_bars(rows, layout, freq, axis.votes)
 
 
 def fill(rows: ItemRows, axis: Axis) -> ItemRows:

@@ -19,13 +19,17 @@ Doubles = npt.NDArray[np.float64]
 
 STALE_BARS = 5  # a week of daily bars without a change
 STALE_IN_PART = 25  # of bars of which not all prices are known
+STALE_TRADED = 10  # of bars with volume that span a tick at most: trades at one price
 SPIKE_SIGMAS = 5.5  # least mean of the moves to and from a bad print; one of 8 passes with 2.5 of noise against it
-_CHANCE = 1e-3  # runs of equal bars that chance may give a whole series
+_CHANCE = 1e-3  # runs of equal or of empty bars that chance may give a whole series
+_LASTING = 10  # repeats around a run from which they say how long prices stand still there
 _NEAR = 50  # bars on each side whose moves give the local scale
 _AROUND = 250  # bars on each side whose repeats give the local share of repeats
 _SPLITS = np.log([1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 10, 12, 15, 20, 25, 30, 40, 50, 100])
 _TOLERANCE = (0.06, 0.1)  # of the logarithm of a split's ratio, by the usual overnight moves
 _NEWS = 8.0  # times the usual turnover
+_UNREST = 40.0  # product of turnover and range, of the bar and of five bars, over the usual ones
+_NO_TRADE = 1 / 50  # of the usual turnover, below which trading ended
 _LEVELS = 6  # different closes around a split, below which one tick of the price can look like it
 _BLOCK = 1 << 14
 _TICKS = 3.5  # a move of fewer is one between bid and ask
@@ -35,12 +39,14 @@ _SHIFT = HOUR // 2  # smallest step between time zones that is looked for
 _STEADY_SHARE = 0.7  # of days that open at the usual time, for a series to have one
 
 
-def stale(prices: FloatArray) -> Mask:
+def stale(prices: FloatArray, volume: FloatArray | None = None) -> Mask:
     """Return the bars of (P, T) prices in a run that equals the bar before it, too long to be chance.
 
     Chance is judged by the share of repeated bars in the series, and near the run, without the run: a stock without
-    trades for days or a coarse tick repeats itself often. Where not all prices of a bar are known, a run must be
-    longer: old closes stand still for weeks.
+    trades for days or a coarse tick repeats itself often. Of bars that span a tick at most, which are trades at one
+    price, such bars count as well, and where prices stood still for long, they may do so again. Where not all prices
+    of a bar are known, a run must be longer: old closes stand still for weeks. A bar of which the volume (T,) is 0 had
+    no trade: it is zero_volume and not stale.
     """
     same: Mask = np.zeros(prices.shape[1], bool)
     missing: Mask = np.isnan(prices)
@@ -48,20 +54,74 @@ def stale(prices: FloatArray) -> Mask:
     equal = np.asarray(prices[:, 1:] == prices[:, :-1]) | both_missing
     same[1:] = equal.all(axis=0) & ~missing[:, 1:].all(axis=0)
     part = np.asarray(missing.any(axis=0)) if len(prices) > 1 else np.zeros_like(same)
+    narrow = one_price(prices)
+    traded = np.zeros_like(same) if volume is None else np.asarray(volume > 0)
     result = np.zeros_like(same)
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], same, [False]]).astype(np.int8)))
-    starts, lengths = edges[::2], edges[1::2] - edges[::2]
-    least = np.where(part[starts], STALE_IN_PART, STALE_BARS)
-    before = np.concatenate([[0], np.cumsum(same)])
+    starts, lengths = _runs(same)
+    least = np.where(part[starts], STALE_IN_PART, np.where(narrow[starts] & traded[starts], STALE_TRADED, STALE_BARS))
+    repeats, lasting, spans = (_before(mask) for mask in (same, same & np.append(same[1:], False), narrow))
     total = len(same)
     for first, length in zip(starts[lengths >= least], lengths[lengths >= least], strict=True):
         low, high = max(0, first - _AROUND), min(total, first + length + _AROUND)
-        overall = (before[-1] - length) / max(total - length, 1)
-        nearby = (before[high] - before[low] - length) / max(high - low - length, 1)
-        share = min(max(overall, nearby, 1e-3), 0.999)
-        if total * share**length < _CHANCE:
+        near = (high - low) - length
+        nearby = repeats[high] - repeats[low] - length
+        share = max((repeats[-1] - length) / max(total - length, 1), nearby / max(near, 1), 1e-3)
+        if nearby >= _LASTING and (narrow[first] or part[first]):
+            share = max(share, (lasting[high] - lasting[low] - length + 1) / nearby)
+        if narrow[first]:
+            share = max(share, (spans[high] - spans[low] - length) / max(near, 1))
+        if total * min(share, 0.999) ** length < _CHANCE:
             result[first : first + length] = True
+    return result if volume is None else result & ~np.asarray(volume == 0)
+
+
+def one_price(prices: FloatArray) -> Mask:
+    """Return the bars of (4, T) open, high, low, close that span a tick at most: trades at one price, or bid and ask.
+
+    Of (1, T) closes, those that equal the one before.
+    """
+    if len(prices) == 1:
+        return np.append(False, prices[0, 1:] == prices[0, :-1])
+    span = prices[1].astype(np.float64) - prices[2]
+    return np.asarray(np.isfinite(span) & (span <= 1.5 * _tick(prices[3])))
+
+
+def unexplained(after: IntArray, missing: IntArray, flat: Mask, *, brief: bool) -> Mask:
+    """Return which holes (G,) of a series are longer than its own empty bars make likely: bars that the source lost.
+
+    after (G,) are the rows after the holes, missing (G,) their lengths; flat (T,) are the bars without a move, which
+    are of one trade or few. Bars are empty in places where others nearly are: the share of flat bars and of other
+    holes, in the series and nearby, is that of empty ones. Bars that are not brief (a quarter of an hour and longer)
+    are empty where others nearby are flat, and nowhere else. Holes over twice as long say nothing about shorter ones.
+    """
+    result = np.zeros(len(after), bool)
+    few = _before(flat)
+    total = len(flat) + int(missing.sum())
+    low, high = np.maximum(after - _AROUND, 0), np.minimum(after + _AROUND, len(flat))
+    for length in np.unique(missing).tolist():
+        mine, alike = missing == length, missing <= 2 * length
+        lost = np.zeros(len(flat), np.int64)
+        lost[after[alike]] = missing[alike]
+        sums = _before(lost)
+        share = np.zeros(int(mine.sum()))
+        for first, last in ((np.zeros_like(low), np.full_like(high, len(flat))), (low, high)):
+            bars, empty = (table[last[mine]] - table[first[mine]] for table in (few, sums))
+            empty = empty - length  # without the hole itself
+            slots = np.maximum(last[mine] - first[mine] + empty, 1)
+            share = np.maximum(share, (bars + empty) / slots) if brief else (bars + np.minimum(empty, bars)) / slots
+        result[mine] = total * np.minimum(share, 1.0) ** length < _CHANCE
     return result
+
+
+def _runs(mask: Mask) -> tuple[IntArray, IntArray]:
+    """Return the first bars of the runs in a mask, and their lengths."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]).astype(np.int8)))
+    return edges[::2], edges[1::2] - edges[::2]
+
+
+def _before(counts: npt.NDArray[np.bool_] | IntArray) -> IntArray:
+    """Return (T + 1,) the sum of the counts (T,) before each bar, and of all."""
+    return np.concatenate([[0], np.cumsum(counts)])
 
 
 def repeated(prices: FloatArray, volume: FloatArray) -> Mask:
@@ -141,52 +201,70 @@ def _tick(close: FloatArray) -> Doubles:
     return np.where(np.isfinite(smallest), smallest, 0.0)
 
 
-def split_like(close: FloatArray, opened: FloatArray | None = None, volume: FloatArray | None = None) -> Mask:
+def split_like(bars: FloatArray, volume: FloatArray | None = None) -> Mask:
     """Return the bars at which close and open leave the last close by the ratio of a usual split, for good.
 
-    The jump is a multiple of the usual moves, the level stays, and up to a ratio of four, which real news can cause,
-    the turnover has not risen as it does on news: in a split, the volume grows as the price falls. Up to that ratio
-    closes alone tell nothing.
+    bars: (4, T) open, high, low, close, or (1, T) closes alone. The jump is a multiple of the usual moves and of those
+    of the twenty bars around it, and the level stays. A split leaves range and turnover as they were, the volume grows
+    as the price falls: up to a ratio of four, which real news can cause, both together must not be those of news, and
+    closes alone tell nothing; beyond, the turnover must not be that of a stock whose trading ends.
     """
+    close = bars[-1]
     result = np.zeros(len(close), bool)
     held = np.flatnonzero(close > 0)
     if len(held) < 8:
         return result
     level = np.log(close[held].astype(np.float64))
     jump = np.diff(level)
-    opening = level[1:] if opened is None else np.log(np.where(opened[held] > 0, opened[held], np.nan))[1:]
-    opening = np.where(np.isfinite(opening), opening, level[1:])
-    gap = opening - level[:-1]
+    opened = bars[0, held] if len(bars) > 1 else close[held]
+    gap = np.log(np.where(opened > 0, opened, close[held]).astype(np.float64))[1:] - level[:-1]
     scale, usual = local_scale(gap), local_scale(jump)
     off = np.abs(np.abs(gap)[:, None] - _SPLITS)
     nearest = _SPLITS[off.argmin(axis=1)]
     tolerance = np.clip(3 * scale, *_TOLERANCE)
     match = (off.min(axis=1) <= tolerance) & (nearest >= np.maximum(6 * scale, 4 * usual))
     match &= np.abs(jump - gap) <= np.minimum(np.maximum(4 * usual, 0.06), 0.4 * nearest)
-    told = volume is not None or (opened is not None and bool(np.isfinite(opened[held]).any()))  # from news
+    told = volume is not None or (len(bars) > 1 and bool(np.isfinite(bars[0, held]).any()))  # from news
+    spans = None if len(bars) == 1 else np.log(bars[1, held].astype(np.float64) / bars[2, held])
+    turnover = None if volume is None else close[held].astype(np.float64) * volume[held]
     for at in (np.flatnonzero(match) + 1).tolist():
+        ratio = nearest[at - 1]
         before, after = np.median(level[max(0, at - 5) : at]), np.median(level[at : at + 5])
-        stays = (
-            abs((after - before) * np.sign(gap[at - 1]) - nearest[at - 1]) <= 0.3 * nearest[at - 1] + 3 * usual[at - 1]
-        )
+        stays = abs((after - before) * np.sign(gap[at - 1]) - ratio) <= 0.3 * ratio + 3 * usual[at - 1]
         ticks = len(np.unique(close[held][max(0, at - 20) : at + 20])) < _LEVELS
-        if (
-            stays
-            and not ticks
-            and (nearest[at - 1] > np.log(4.5) or (told and not _news(close[held], volume, held, at)))
-        ):
-            result[held[at]] = True
+        around = np.abs(np.concatenate([jump[max(0, at - 11) : at - 1], jump[at : at + 10]]))
+        restless = ratio < 4 * 1.4826 * np.median(around)
+        if not stays or ticks or restless:
+            continue
+        if ratio > np.log(4.5):
+            result[held[at]] = turnover is None or _goes_on(turnover, at)
+        else:
+            result[held[at]] = told and not _news(turnover, spans, at)
     return result
 
 
-def _news(close: FloatArray, volume: FloatArray | None, held: IntArray, at: int) -> bool:
-    """Return True if the turnover of a bar is that of news: a multiple of the median of the twenty bars before it."""
-    if volume is None:
-        return False
-    turnover = close.astype(np.float64) * volume[held]
+def _news(turnover: Doubles | None, spans: Doubles | None, at: int) -> bool:
+    """Return True if the turnover of a bar, or turnover and range of it and of the five bars from it, are of news."""
+    traded = 1.0 if turnover is None else _over(turnover, at, 1)
+    if traded >= _NEWS:
+        return True
+    unrest = traded * (1.0 if turnover is None else _over(turnover, at, 5))
+    if spans is not None:
+        unrest *= _over(spans, at, 1) * _over(spans, at, 5)
+    return unrest >= _UNREST
+
+
+def _goes_on(turnover: Doubles, at: int) -> bool:
+    """Return False if the best of the five bars from `at` has next to nothing of the turnover before: trading ended."""
     before = turnover[max(0, at - 20) : at]
-    before = before[before > 0]
-    return bool(len(before)) and bool(turnover[at] >= _NEWS * np.median(before))
+    return bool(np.nanmax(turnover[at : at + 5]) >= _NO_TRADE * np.nanmedian(before))
+
+
+def _over(values: Doubles, at: int, bars: int) -> float:
+    """Return the median of some bars over that of the twenty bars before them, of those known; 1 without a usual."""
+    before, here = values[max(0, at - 20) : at], values[at : at + bars]
+    before, here = before[before > 0], here[np.isfinite(here)]
+    return float(np.median(here) / np.median(before)) if len(before) and len(here) else 1.0
 
 
 def shifted(times: IntArray) -> Mask:

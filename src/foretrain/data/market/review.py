@@ -23,15 +23,17 @@ from foretrain.data.quality import ItemRows, MarketColumns, clean
 from foretrain.data.rules import OnBad
 from foretrain.data.windows import FloatArray, IntArray, Mask
 from foretrain.timeaxis.exchange import Exchange
-from foretrain.timeaxis.frequency import DAY
-from foretrain.timeaxis.gaps import find_gaps
+from foretrain.timeaxis.frequency import DAY, HOUR, Frequency
+from foretrain.timeaxis.gaps import DayVotes, Week, find_gaps
 from foretrain.timeaxis.inference import infer
 
 HIDE = ("stale_price", "spike", "zero_volume", "repeated_bar", "clock_shift", "closed_session")  # in mode drop
 LEAVE_OUT = ("split_like_jump", "corporate_action")
 MOST_DOUBTFUL = 0.2  # share of a series' bars
 _NONE = np.zeros(0, np.int64)
-_VOLUME_SHARE = 0.2  # of bars without volume, from which a source does not record it
+_BRIEF = HOUR // 4  # bars shorter than this stay empty in quiet hours of busy markets
+_VOLUME_SHARE = 0.2  # of bars without volume, up to which one of them is doubtful
+_NO_TRADES = 0.5  # and up to which it had no trade
 
 
 @dataclass(frozen=True)
@@ -123,35 +125,27 @@ class MarketReview:
         assert layout.close is not None
         with np.errstate(divide="ignore", invalid="ignore"):
             scale = close / rows.values[layout.close]
-        opened = rows.values[layout.bars[0][0]] * scale if layout.bars else None
-        volume = _recorded(rows.values[layout.volumes[0]]) if layout.volumes else None
-        found = {"stale_price": self._stale(rows), "spike": self._spikes(rows, close, opened)}
-        found["split_like_jump"] = detect.split_like(close, opened, volume) & ~found["spike"]
+        prices = _prices(rows, layout)
+        traded = rows.values[layout.volumes[0]] if layout.volumes else None
+        volume = None if traded is None else _recorded(traded, _VOLUME_SHARE)
+        moved = detect.moves(close)
+        usual = detect.local_scale(moved)
+        found = {"stale_price": detect.stale(prices, None if traded is None else _recorded(traded, _NO_TRADES))}
+        found["spike"] = detect.spikes(close, prices[0] * scale if len(prices) > 1 else None, usual)
+        found["split_like_jump"] = detect.split_like(prices * scale, volume) & ~found["spike"]
+        for name in ("spike", "split_like_jump"):
+            at = np.flatnonzero(found[name])
+            if len(at) and rows.times is not None and rows.calendar:
+                found[name][at[self.peers.market_moved(rows.times, moved, usual, at)]] = False
         if volume is not None:
             found["zero_volume"] = volume == 0
             if layout.bars:
-                prices = rows.values[list(layout.bars[0])]
                 found["repeated_bar"] = detect.repeated(prices, volume) & ~found["stale_price"]
         if has_events(layout.names, layout):
             found["corporate_action"] = events_of(rows.values, layout.names).impossible(rows.values[layout.close])
         if rows.times is not None and rows.calendar:
             found["clock_shift"] = detect.shifted(rows.times)
             found["closed_session"] = self._closed(rows.times) if outside is None else outside & ~found["clock_shift"]
-        return found
-
-    def _stale(self, rows: ItemRows) -> Mask:
-        """Return the bars of stuck prices, by all prices of the bar."""
-        assert self.layout.close is not None
-        columns = self.layout.bars[0] if self.layout.bars else (self.layout.close,)
-        return detect.stale(rows.values[list(columns)])
-
-    def _spikes(self, rows: ItemRows, close: FloatArray, opened: FloatArray | None) -> Mask:
-        moved = detect.moves(close)
-        scale = detect.local_scale(moved)
-        found = detect.spikes(close, opened, scale)
-        at = np.flatnonzero(found)
-        if len(at) and rows.times is not None and rows.calendar:
-            found[at[self.peers.market_moved(rows.times, moved, scale, at)]] = False
         return found
 
     def _closed(self, times: IntArray) -> Mask:
@@ -167,6 +161,34 @@ class MarketReview:
         return f"close {close[at]:.6g}"
 
 
+def lost_bars(
+    rows: ItemRows, layout: MarketColumns, freq: str, votes: DayVotes | None = None
+) -> tuple[IntArray, IntArray]:
+    """Return (index of the row after each gap, steps missing in it) of an item of prices whose exchange is unknown.
+
+    A source leaves out a bar in which nothing was traded or quoted: holes that the item's own quiet bars make likely
+    are no gaps. Days on which its peers traded always are.
+    """
+    assert rows.times is not None
+    after, missing = find_gaps(rows.times, freq, votes)
+    step = Frequency.of(freq).micros
+    if layout.close is None or not len(after) or step is None:
+        return after, missing
+    week = Week.of(rows.times, freq)
+    if step >= DAY and week is not None and week.has_closures:  # of a session, peers tell
+        return after, missing
+    prices = _prices(rows, layout)
+    flat = np.append(False, prices[0, 1:] == prices[0, :-1]) if len(prices) == 1 else prices[1] == prices[2]
+    lost = detect.unexplained(after, missing, flat, brief=step < _BRIEF)
+    return after[lost], missing[lost]
+
+
+def _prices(rows: ItemRows, layout: MarketColumns) -> FloatArray:
+    """Return the open, high, low and close (4, T) of the bars, or the closes (1, T) if not all are recorded."""
+    assert layout.close is not None
+    return rows.values[list(layout.bars[0] if layout.bars else (layout.close,))]
+
+
 def _with_sessions(rows: ItemRows, missing: IntArray, findings: ItemFindings) -> ItemRows:
     """Return the rows with one without values for each missing session."""
     assert rows.times is not None
@@ -180,9 +202,9 @@ def _with_sessions(rows: ItemRows, missing: IntArray, findings: ItemFindings) ->
     )
 
 
-def _recorded(volume: FloatArray) -> FloatArray | None:
-    """Return the volume, None if so many bars have none that the source does not record it."""
-    return volume if np.mean(~(volume > 0)) <= _VOLUME_SHARE else None
+def _recorded(volume: FloatArray, most: float) -> FloatArray | None:
+    """Return the volume, None if more than a share of the bars have none: the source may not record it."""
+    return volume if np.mean(~(volume > 0)) <= most else None
 
 
 @dataclass(frozen=True)
@@ -230,7 +252,7 @@ def review(
         code = (exchanges or {}).get(rows.item_id)
         judged = judge.judge(rows, found, None if code is None else calendars[code])
         if code is None and rows.times is not None and len(rows) > 2 and (freq := infer(rows.times).freq) is not None:
-            after, missing = find_gaps(rows.times, freq, judge.peers.votes)
+            after, missing = lost_bars(rows, layout, freq, judge.peers.votes)
             if len(after):
                 found.add("gap", int(missing.sum()), rows.example(int(after[0]), f"{int(missing[0])} steps missing"))
         found.count_in(total)
