@@ -117,6 +117,10 @@ FAULTS: dict[tuple[str, str, tuple[str, ...]], str] = {
     ("closed_session", "us_google_1987_2017/CRF", ()): "filled bars on holidays of the exchange",
     ("repeated_bar", "cn_hikyuu_1990_2011/", ("1993-10-11",)): "repeats the session before in both stocks",
     ("gap", "crypto_octobot_multi_timeframe/binance", ()): "hours without any bar in all pairs of the exchange",
+    ("gap", "bitstamp/", ("2019-04-01",)): "2019-03-31, when both exchanges traded, is in neither file",
+    ("gap", "coinbase_daily/", ("2019-04-01",)): "2019-03-31, when both exchanges traded, is in neither file",
+    ("split_like_jump", "quandl_wiki/AAPL", ("1987-06-16",)): "the split 2:1 of 1987-06-16, in the file's own column",
+    ("repeated_bar", "stockstats/SH600000", ("2012-01-02", "2012-01-03")): "filled bars of a holiday of the exchange",
     ("gap", "oanda_hourly/EURUSD", ("2007-01-09", "2015-08-21")): "hours of a working day, when the market is open",
 }
 

@@ -30,6 +30,8 @@ _TOLERANCE = (0.06, 0.1)  # of the logarithm of a split's ratio, by the usual ov
 _NEWS = 8.0  # times the usual turnover
 _UNREST = 40.0  # product of turnover and range, of the bar and of five bars, over the usual ones
 _NO_TRADE = 1 / 50  # of the usual turnover, below which trading ended
+_THIN = 0.3  # share of bars around without a range, from which they are single trades
+_TAIL_THIN = 2.0  # times the largest of a hundred moves, that a bad print is there
 _LEVELS = 6  # different closes around a split, below which one tick of the price can look like it
 _BLOCK = 1 << 14
 _TICKS = 3.5  # a move of fewer is one between bid and ask
@@ -127,13 +129,22 @@ def _before(counts: npt.NDArray[np.bool_] | IntArray) -> IntArray:
 def repeated(prices: FloatArray, volume: FloatArray) -> Mask:
     """Return the bars with all (P, T) prices and the volume of the bar before, which moved and traded.
 
-    Bars of one price are no evidence, nor are repeats in a series that has many of them.
+    Bars of one price are no evidence, nor are repeats in a series that has many of them, nor those that are likely where
+    prices repeat with other volumes, and the volume is a usual one: bars of one tick and few contracts.
     """
     result = np.zeros(len(volume), bool)
-    same = (prices[:, 1:] == prices[:, :-1]).all(axis=0) & (volume[1:] == volume[:-1])
+    alike = (prices[:, 1:] == prices[:, :-1]).all(axis=0)
     moved = (prices.max(axis=0) > prices.min(axis=0)) & (volume > 0)
-    result[1:] = same & moved[1:]
-    return result if result.sum() <= 0.01 * len(result) + 1 else np.zeros_like(result)
+    result[1:] = alike & (volume[1:] == volume[:-1]) & moved[1:]
+    if result.sum() > 0.01 * len(result) + 1:
+        return np.zeros_like(result)
+    others = _before(np.append(False, alike) & ~result)
+    for bar in np.flatnonzero(result):
+        low, high = max(0, bar - _AROUND), min(len(volume), bar + _AROUND)
+        prices_repeat = max(others[-1] / len(volume), (others[high] - others[low]) / (high - low))
+        volume_repeats = (np.count_nonzero(volume[low:high] == volume[bar]) - 2) / (high - low)
+        result[bar] = len(volume) * prices_repeat * volume_repeats < _CHANCE
+    return result
 
 
 def moves(close: FloatArray) -> Doubles:
@@ -146,27 +157,32 @@ def moves(close: FloatArray) -> Doubles:
 
 
 def local_scale(moved: Doubles) -> Doubles:
-    """Return (T,) the robust standard deviation of the moves around each bar, that of all moves at least by half."""
-    known = np.flatnonzero(np.isfinite(moved))
+    """Return (T,) the robust standard deviation of the moves around each bar, that of all moves at least by half.
+
+    Bars that do not move are left out: in thin hours most do not, and those that do are trades apart.
+    """
+    known = np.flatnonzero(np.isfinite(moved) & (moved != 0))
     result = np.full(len(moved), np.nan)
     if len(known) < 3:
-        return result
+        return np.where(np.isfinite(moved), 0.0, np.nan) if np.isfinite(moved).sum() >= 3 else result
     size = np.abs(moved[known])
     near = min(_NEAR, len(size) - 1)
     padded = np.pad(size, near, mode="reflect")
     view = np.lib.stride_tricks.sliding_window_view(padded, 2 * near + 1)
     local = np.concatenate([np.median(view[k : k + _BLOCK], axis=1) for k in range(0, len(size), _BLOCK)])
-    steady = size[size > 0]
-    usual = float(np.median(steady)) if len(steady) else 0.0
-    result[known] = 1.4826 * np.maximum(local, 0.5 * usual)
+    scale = 1.4826 * np.maximum(local, 0.5 * float(np.median(size)))
+    every = np.flatnonzero(np.isfinite(moved))
+    result[every] = scale[np.minimum(np.searchsorted(known, every), len(known) - 1)]
     return result
 
 
-def spikes(close: FloatArray, opened: FloatArray | None, scale: Doubles) -> Mask:
+def spikes(close: FloatArray, opened: FloatArray | None, scale: Doubles, flat: Mask | None = None) -> Mask:
     """Return the bars whose close leaves the level around it and is back with the next bar's open: bad prints.
 
     A crash does not come back; a rebound of the next day starts near the close before it; and where many bars return
-    from moves nearly as large, as between bid and ask, none is a fault. scale: local_scale of the moves (T,).
+    from moves nearly as large, as between bid and ask, none is a fault. A bad print is also larger than the largest
+    moves in a hundred around it, in thin hours by twice: single trades are far off. scale: local_scale of the moves
+    (T,); flat (T,): bars without a range.
     """
     result = np.zeros(len(close), bool)
     held = np.flatnonzero(close > 0)
@@ -180,6 +196,10 @@ def spikes(close: FloatArray, opened: FloatArray | None, scale: Doubles) -> Mask
     bounces = np.sort(size)
     larger = len(size) - np.searchsorted(bounces, 0.7 * size)
     hit = (size >= SPIKE_SIGMAS) & (larger <= _BOUNCES * len(size) + 2)
+    for bar in np.flatnonzero(hit):
+        around = np.abs(np.diff(level[max(0, bar + 1 - _AROUND) : bar + 2 + _AROUND]))
+        thin = flat is not None and np.mean(flat[held][max(0, bar + 1 - _NEAR) : bar + 2 + _NEAR]) >= _THIN
+        hit[bar] = mean[bar] > (_TAIL_THIN if thin else 1.0) * np.quantile(around, 0.99)
     hit &= np.abs(np.diff(close[held].astype(np.float64)))[:-1] > _TICKS * _tick(close[held])[1:-1]
     if opened is not None:
         start = opened[held]

@@ -131,7 +131,8 @@ class MarketReview:
         moved = detect.moves(close)
         usual = detect.local_scale(moved)
         found = {"stale_price": detect.stale(prices, None if traded is None else _recorded(traded, _NO_TRADES))}
-        found["spike"] = detect.spikes(close, prices[0] * scale if len(prices) > 1 else None, usual)
+        opened, flat = (prices[0] * scale, prices[1] == prices[2]) if len(prices) > 1 else (None, None)
+        found["spike"] = detect.spikes(close, opened, usual, flat)
         found["split_like_jump"] = detect.split_like(prices * scale, volume) & ~found["spike"]
         for name in ("spike", "split_like_jump"):
             at = np.flatnonzero(found[name])
