@@ -28,6 +28,7 @@ NEVER = "parity or gpu"  # `make parity` and `make gpu` run these
 # all families and the architecture. What stays covers every package.
 SLOW = (
     "tests/data/market/test_adjustment.py",
+    "tests/data/market/test_metadata.py",
     "tests/data/market/test_review.py",
     "tests/data/synthetic/test_causal.py",
     "tests/data/synthetic/test_multivariate.py",

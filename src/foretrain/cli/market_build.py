@@ -58,7 +58,7 @@ def market_build(
     from foretrain.cli.commands import command_line, progress_bar
     from foretrain.data.importers import ImportOptions
     from foretrain.data.market import library
-    from foretrain.data.market.library import Cuts
+    from foretrain.data.market.record import Cuts
 
     options = ImportOptions.of(**reading)
     with progress_bar("building") as advance:
@@ -74,7 +74,19 @@ def market_build(
                 test_from=None if test_from is None else _micros(test_from),
             )
             report = library.build(folder, out, held_out=unseen, cuts=cuts, seed=seed or 0, **settings)
-    print(report.text())
+    print(report.text(_horizons()))
+
+
+def _horizons() -> dict[str, int]:
+    """Return the steps that shipped configs of all families forecast: their names -> prediction_length."""
+    from foretrain.config import read_yaml
+    from foretrain.run.shipped import shipped_config, shipped_names
+
+    names = [name for name in shipped_names() if name.startswith("market/library-")]
+    by_steps: dict[int, list[str]] = {}
+    for name in (*names, "kronos/stock", "chronos2/finetune", "toto/finetune", "toto2/finetune"):
+        by_steps.setdefault(read_yaml(shipped_config(name))["data"]["prediction_length"], []).append(name)
+    return {", ".join(named): steps for steps, named in sorted(by_steps.items())}
 
 
 def _micros(text: str) -> int:

@@ -14,7 +14,9 @@ from tests.data.market.folders import bars, days, overview, write, write_parts
 import foretrain
 from foretrain.data.config import DataConfig
 from foretrain.data.importers import import_corpus
-from foretrain.data.market.library import Cuts, build, part_lines, update
+from foretrain.data.market.library import build, update
+from foretrain.data.market.library_report import part_lines
+from foretrain.data.market.record import Cuts
 from foretrain.data.parts import DateCuts
 from foretrain.data.source import TrainingSource
 from foretrain.data.splits import select
@@ -187,7 +189,7 @@ def test_folders_that_cannot_be_understood_are_refused(tmp_path, prepare, messag
 
 
 def test_small_test_parts_say_what_they_are_worth():
-    assert part_lines({"A": 30, "B": 30})[1].startswith("a forecast of 30 steps has one window in such a part")
+    assert part_lines({"A": 30, "B": 30})[1].startswith("a forecast of 30 steps has one origin in such a part")
     assert len(part_lines({"A": 500, "B": 300})) == 1
     assert part_lines({"A": 0}) == ["no symbol has a test part"]
 

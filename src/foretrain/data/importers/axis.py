@@ -103,15 +103,21 @@ def choose_axis(cleaned: Cleaned, job: ImportJob) -> tuple[Cleaned, Axis]:
 def place_items(cleaned: Cleaned, axis: Axis, job: ImportJob) -> Iterator[Placed]:
     """Yield every cleaned item on the axis: judged by the rules of markets, its gaps found, and filled where that makes
     the axis regular."""
-    schema, code = cleaned.schema, job.options.calendar
-    exchange = None if code is None else Exchange(code)
-    if exchange is not None and (schema.layout.close is None or axis.time == "steps"):
+    schema = cleaned.schema
+    codes = {item: job.calendars.get(item, job.options.calendar) for item in cleaned.items}
+    exchanges = {code: Exchange(code) for code in dict.fromkeys(codes.values()) if code is not None}
+    if exchanges and (schema.layout.close is None or axis.time == "steps"):
         raise DataError(
             f"{job.name}: --calendar checks bars of prices with time stamps, and there are none. Leave it out."
         )
     for item in cleaned.items:
         rows, findings, read = job.spool.cleaned(item)
+        code = codes[item]
+        exchange = None if code is None else exchanges[code]
         judged = cleaned.review.judge(rows, findings, exchange, insert=axis.time == "stamps")
+        if judged.hidden.any() and rows.times is not None:
+            hits = {name: rows.times[hit & judged.hidden] for name, hit in judged.found.items()}
+            job.report.hidden[item] = {name: times for name, times in hits.items() if len(times)}
         rows = judged.rows
         after, missing = _NONE, _NONE
         if exchange is None or axis.time == "regular":

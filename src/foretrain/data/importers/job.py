@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from foretrain.data.cuts import OwnCuts
@@ -22,7 +22,8 @@ CutRule = Callable[[str, IntArray], OwnCuts]  # of an item and its (T,) stamps: 
 @dataclass(frozen=True)
 class ImportJob:
     """One import into the corpus folder `out`. name: what messages call it; old: the corpus to update, if any; cut:
-    where the parts of new items begin, if items have parts of their own."""
+    where the parts of new items begin, if items have parts of their own; calendars: item -> that of its exchange or
+    None, of items for which the option for all does not hold."""
 
     options: ImportOptions
     out: Path
@@ -35,6 +36,7 @@ class ImportJob:
     provenance: str
     command: str | None
     cut: CutRule | None = None
+    calendars: Mapping[str, str | None] = field(default_factory=dict)
 
     @functools.cached_property
     def stored(self) -> frozenset[str]:

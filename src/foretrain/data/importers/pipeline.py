@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +31,15 @@ def import_corpus(
     command: str | None = None,
     name: str | None = None,
     cut: CutRule | None = None,
+    calendars: Mapping[str, str | None] | None = None,
     **options: Any,
 ) -> ImportReport:
     """Import files or folders into the corpus folder `out`; options are the fields of ImportOptions.
 
     With update, new bars and items are appended to an existing corpus. provenance is "real" or "synthetic". progress is
     called with (done, total, text). name is what messages call the import, the folder if it is None. cut says where the
-    parts of each new item begin, of a corpus whose items have parts of their own. Raises DataError naming the file and
+    parts of each new item begin, of a corpus whose items have parts of their own. calendars: item -> the calendar of
+    its exchange, None for none, in the place of the option for all. Raises DataError naming the file and
     a remedy; `out` is then unchanged.
     """
     settings, out = ImportOptions.of(**options), Path(out)
@@ -47,7 +49,10 @@ def import_corpus(
         with exclusive(out) as folder, Spool(folder) as spool:
             old = load_old(folder, spool, provenance) if update else None
             title, progress = name or str(out), progress or _silent
-            job = ImportJob(settings, folder, title, spool, findings, report, progress, old, provenance, command, cut)
+            job = ImportJob(
+                settings, folder, title, spool, findings, report, progress, old, provenance, command, cut,
+                calendars or {},
+            )  # fmt: skip
             _run([Path(path) for path in paths], job)
     except OSError as error:
         place = str(out) if name is None else f"{name}: the scratch folder {out.parent}"

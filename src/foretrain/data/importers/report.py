@@ -11,6 +11,7 @@ from typing import Any
 
 from foretrain.data.findings import example_text
 from foretrain.data.importers.facts import TableFacts
+from foretrain.data.windows import IntArray
 from foretrain.notes import Note, counted
 
 SUMMARY = (
@@ -30,7 +31,7 @@ class ImportReport:
     """Summary of an import. rules: the quality report, rule name -> counts, action and examples.
 
     lost: rows whose values were lost, by reason, and the rows read ("of"); importers/losses.py. tables: file -> what
-    became of its columns.
+    became of its columns. hidden: item -> rule -> stamps of the bars that the rules of markets made missing.
     """
 
     out: Path
@@ -47,6 +48,7 @@ class ImportReport:
     notes: list[Note] = field(default_factory=list)
     lost: dict[str, int] = field(default_factory=dict)
     tables: dict[str, TableFacts] = field(default_factory=dict)
+    hidden: dict[str, dict[str, IntArray]] = field(default_factory=dict)
 
     def table(self) -> list[tuple[str, str, str, str, str]]:
         """Return (rule, severity, "2 items", "9 rows", action) of every rule with findings."""

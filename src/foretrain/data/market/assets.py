@@ -1,4 +1,8 @@
-"""What is known of each symbol: class, currency, exchange, calendar, precision and fees; asset_metadata.json."""
+"""What is known of each symbol: class, currency, exchange, calendar, precision and fees; asset_metadata.json.
+
+A library's own file says of each entry which keys were told by the symbol's name (`from_name`) or are usual of its
+class or were read off its bars (`from_default`): where that file is read again, these are not taken for given ones.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,7 @@ from foretrain.reading import believing, read_object
 FEES = {"equity": 0.0005, "crypto": 0.001}  # share of a trade, the defaults of the layout that is read
 _TEXTS = ("asset_class", "currency", "exchange", "calendar")
 _NUMBERS = ("default_trading_fee", "precision")
+_TOLD = ("from_name", "from_default")
 _QUOTES = ("USDT", "USDC", "BUSD", "USD", "EUR", "GBP", "JPY")
 _COINS = frozenset({
     "AAVE", "ADA", "ALGO", "ATOM", "AVAX", "BCH", "BNB", "BTC", "DOGE", "DOT", "ETC", "ETH", "FIL", "LINK", "LTC",
@@ -24,7 +29,16 @@ _MONEY = frozenset({
     "AUD", "CAD", "CHF", "CNH", "DKK", "EUR", "GBP", "HKD", "JPY", "MXN", "NOK", "NZD", "PLN", "SEK", "SGD", "TRY",
     "USD", "ZAR",
 })  # fmt: skip
+# Market identifier codes of exchanges as Yahoo calls them
+_YAHOO = {
+    "NMS": "XNAS", "NGM": "XNAS", "NCM": "XNAS", "NYQ": "XNYS", "PCX": "ARCX", "ASE": "XASE", "BTS": "BATS",
+    "TOR": "XTSE", "LSE": "XLON", "GER": "XETR", "FRA": "XFRA", "PAR": "XPAR", "AMS": "XAMS", "JPX": "XTKS",
+    "HKG": "XHKG", "SHH": "XSHG", "ASX": "XASX", "EBS": "XSWX", "MIL": "XMIL",
+}  # fmt: skip
 _SAMPLE = 1000  # newest closes that show the precision
+MAX_PRECISION = 18  # decimal places, of coins
+MAX_FEE = 0.1  # share of a trade: more is a percentage, or basis points
+NAME = "asset_metadata.json"
 
 
 def read_assets(path: Path) -> dict[str, dict[str, Any]]:
@@ -41,11 +55,35 @@ def read_assets(path: Path) -> dict[str, dict[str, Any]]:
         for key in _TEXTS:
             if not isinstance(entry.get(key), str | None):
                 raise DataError(f"{path}: {symbol}: {key} is {entry[key]!r}, no text. Repair the file.")
-        for key in _NUMBERS:
-            value = entry.get(key)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or value < 0):
-                raise DataError(f"{path}: {symbol}: {key} is {value!r}, no number from 0. Repair the file.")
+        _check_numbers(f"{path}: {symbol}", entry)
     return tree
+
+
+def _check_numbers(where: str, entry: dict[str, Any]) -> None:
+    for key in _NUMBERS:
+        value = entry.get(key)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0):
+            raise DataError(f"{where}: {key} is {str(value)[:50]!r}, no number from 0. Repair the file.")
+    fee, precision = (entry.get(key) for key in _NUMBERS)
+    if fee is not None and fee > MAX_FEE:
+        raise DataError(
+            f"{where}: default_trading_fee is {str(fee)[:50]}; it is a share of the value traded, at most {MAX_FEE:g} "
+            "(0.1% is 0.001). Repair the file."
+        )
+    if precision is not None and (precision != int(precision) or precision > MAX_PRECISION):
+        raise DataError(
+            f"{where}: precision is {str(precision)[:50]}; it is a number of decimal places, 0 to {MAX_PRECISION}. "
+            "Repair the file."
+        )
+
+
+def read_own_assets(path: Path) -> dict[str, dict[str, Any]]:
+    """Return the entries of a library's own file without what names, classes and bars told. Raises DataError."""
+    found = {}
+    for symbol, entry in read_assets(path).items():
+        told = [key for name in _TOLD if isinstance(entry.get(name), list) for key in entry[name]]
+        found[symbol] = {key: value for key, value in entry.items() if key not in (*told, *_TOLD)}
+    return found
 
 
 def read_downloads(path: Path) -> dict[str, dict[str, Any]]:
@@ -67,7 +105,7 @@ def read_downloads(path: Path) -> dict[str, dict[str, Any]]:
                     "asset_class": "equity" if kind in ("stock", "etf") else kind,
                     "kind": kind,
                     "currency": record.get("currency"),
-                    "exchange": record.get("exchange"),
+                    "exchange": record.get("exchange") if kind == "crypto" else _YAHOO.get(str(record.get("exchange"))),
                     "default_trading_fee": fees.get("taker"),
                     "precision": None if not places or not 0 < places < 1 else round(-math.log10(places)),
                 }
@@ -77,8 +115,9 @@ def read_downloads(path: Path) -> dict[str, dict[str, Any]]:
 def asset_of(symbol: str, given: dict[str, Any] | None, closes: np.ndarray) -> dict[str, Any]:
     """Return the entry of a symbol: what was given, and what its name and its closes tell where nothing was.
 
-    `from_name` lists the keys that the name told. The exchange and the calendar of a stock are never guessed; what is
-    not known is null.
+    `from_name` lists the keys that the name told, `from_default` those that are usual of the class (the fee) or read
+    off the closes (the precision). The exchange and the calendar of a stock are never guessed; what is not known is
+    null.
     """
     told = _by_name(symbol)
     entry: dict[str, Any] = {"symbol": symbol}
@@ -88,11 +127,14 @@ def asset_of(symbol: str, given: dict[str, Any] | None, closes: np.ndarray) -> d
         if entry[key] is None and told.get(key) is not None:
             entry[key] = told[key]
             guessed.append(key)
-    fee = (given or {}).get("default_trading_fee")
-    entry["default_trading_fee"] = FEES.get(str(entry["asset_class"])) if fee is None else fee
-    precision = (given or {}).get("precision")
-    entry["precision"] = decimals(closes) if precision is None else precision
-    entry["from_name"] = guessed
+    usual = {"default_trading_fee": FEES.get(str(entry["asset_class"])), "precision": decimals(closes)}
+    default = list[str]()
+    for key in _NUMBERS:
+        entry[key] = (given or {}).get(key)
+        if entry[key] is None and usual[key] is not None:
+            entry[key] = usual[key]
+            default.append(key)
+    entry |= {"from_name": guessed, "from_default": default}
     return {**{key: value for key, value in (given or {}).items() if key not in entry}, **entry}
 
 

@@ -4,150 +4,52 @@ LIB/B/, LIB/D/, LIB/h/         corpora of the symbols that may be trained on, by
 LIB/unseen/B/, ...             corpora of the symbols that no training may see
 LIB/data_summary.csv           a line for each symbol: rows of its parts, dates, files, class
 LIB/asset_metadata.json        class, currency, exchange, calendar, precision, fees
-LIB/quarantine/                files of symbols that cannot be used, and why (reasons.csv)
+LIB/quality.csv                what the rules found in each corpus, and what was done about it
+LIB/quarantine/                files of symbols that cannot be used, and why (reasons.csv); bars left out (bars.csv)
 LIB/library.json               what the library was made of; an update reads it
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from foretrain import __version__
 from foretrain.atomic import new_folder, remove, replacing_file, write_json, write_text
 from foretrain.data.cuts import OwnCuts, read_cuts
-from foretrain.data.importers import ImportOptions, import_corpus
+from foretrain.data.importers import ImportOptions, ImportReport, import_corpus
 from foretrain.data.market import unseen
-from foretrain.data.market.assets import asset_of, read_assets, read_downloads
+from foretrain.data.market.assets import NAME as METADATA
+from foretrain.data.market.assets import asset_of, read_assets, read_downloads, read_own_assets
+from foretrain.data.market.calendars import ALWAYS, calendar_of, has_calendars
 from foretrain.data.market.layout import SymbolFiles, SymbolFolder, scan
+from foretrain.data.market.library_report import (
+    BARS,
+    OF_COPIES,
+    QUALITY,
+    REASONS,
+    SUMMARY,
+    LibraryReport,
+    csv_text,
+    quality_rows,
+)
 from foretrain.data.market.prepare import Prepared, as_parts, fields_of, hashes_of, other_base, prepare
+from foretrain.data.market.record import FORMAT_VERSION, NAME, UNSEEN, Cuts, LibraryEntry, read_library
 from foretrain.data.store import Corpus
 from foretrain.data.windows import IntArray
 from foretrain.errors import DataError
 from foretrain.locks import FileLock
-from foretrain.notes import counted
-from foretrain.reading import believing, read_object
+from foretrain.reading import believing, read_object, read_text
 from foretrain.timeaxis.grid import iso
 
-FORMAT_VERSION = 1
-_CORPUS = re.compile(r"(unseen/)?[A-Za-z0-9][A-Za-z0-9._-]{0,60}")
-NAME = "library.json"
-UNSEEN = "unseen"
 Progress = Callable[[int, int, str], None]
-SUMMARY = (
-    "symbol", "latest_date", "total_rows", "train_rows", "test_rows", "train_file", "test_file", "first_date",
-    "validation_rows", "validation_from", "test_from", "frequency", "missing_share", "asset_class", "set", "corpus",
-)  # fmt: skip
-
-
-# A file of the whole series repeats the rows of its parts, and the parts follow it in time or not
-_OF_COPIES = ("identical_rows", "backward_timestamps")
-
-
-@dataclass(frozen=True)
-class Cuts:
-    """Where the parts of a symbol without files of its own for them begin: the newest rows, or a date for all.
-
-    The test part has `test_rows` rows, at most a quarter of the series, and the validation part before it likewise.
-    """
-
-    test_rows: int = 30
-    validation_rows: int = 30
-    test_from: int | None = None  # microseconds
-
-    @classmethod
-    def read(cls, tree: dict[str, Any]) -> Cuts:
-        """Return the rule in library.json. Raises ValueError for what is none."""
-        for key, value in tree.items():
-            number = isinstance(value, int) and not isinstance(value, bool) and 0 <= abs(value) < 2**62
-            if not (number or (key == "test_from" and value is None)):
-                raise ValueError(f"{key} {str(value)[:100]}")
-        return cls(**tree)
-
-    def of(self, prepared: Prepared, times: IntArray) -> OwnCuts:
-        """Return where validation and test begin in a series with these (T,) stamps."""
-        test, validation = prepared.test_from, prepared.validation_from
-        if test is None and self.test_from is not None:
-            test = self.test_from if times[0] < self.test_from <= times[-1] else None
-        elif test is None:
-            rows = min(self.test_rows, len(times) // 4)
-            test = int(times[-rows]) if rows else None
-        if validation is None:
-            before = len(times) if test is None else int(np.searchsorted(times, test))
-            rows = min(self.validation_rows, len(times) // 4, before)
-            validation = int(times[before - rows]) if rows else None
-        return OwnCuts(validation, test)
-
-
-@dataclass(frozen=True)
-class LibraryEntry:
-    """A symbol of a library."""
-
-    set: Literal["trained", "unseen"]
-    corpus: str  # folder in the library
-    files: dict[str, str]  # file -> sha256
-
-    @classmethod
-    def of(cls, tree: dict[str, Any]) -> LibraryEntry:
-        """Return the entry in library.json. Raises ValueError for what is none, as a folder elsewhere."""
-        found = cls(**tree)
-        names = [*found.files, *found.files.values()]
-        if found.set not in ("trained", UNSEEN) or not all(isinstance(name, str) for name in names):
-            raise ValueError(f"an entry {str(tree)[:100]}")
-        if not _CORPUS.fullmatch(found.corpus) or found.corpus.startswith(f"{UNSEEN}/") != (found.set == UNSEEN):
-            raise ValueError(f"the corpus {found.corpus[:100]!r} of {found.set} symbols")
-        return found
-
-
-@dataclass
-class LibraryReport:
-    """What a build or an update did."""
-
-    out: Path
-    entries: dict[str, LibraryEntry]
-    rows: dict[str, int] = field(default_factory=dict)  # corpus -> rows
-    test_rows: dict[str, int] = field(default_factory=dict)  # symbol -> rows of its test part
-    quarantined: dict[str, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    added: int = 0
-
-    def text(self) -> str:
-        """Return the report as lines."""
-        lines = [f"{self.out}: {counted(len(self.entries), 'symbol')}"]
-        for corpus, rows in sorted(self.rows.items()):
-            count = sum(entry.corpus == corpus for entry in self.entries.values())
-            lines.append(f"  {corpus}: {counted(count, 'symbol')}, {counted(rows, 'row')}")
-        lines += [f"  {line}" for line in part_lines(self.test_rows)]
-        lines += [f"  quarantined {symbol}: {why}" for symbol, why in list(self.quarantined.items())[:10]]
-        if len(self.quarantined) > 10:
-            lines.append(f"  quarantined {len(self.quarantined) - 10:,} more symbols, see quarantine/reasons.csv")
-        return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
-
-
-def part_lines(test_rows: Mapping[str, int]) -> list[str]:
-    """Return what can be said by test parts of these sizes."""
-    sizes = np.array([rows for rows in test_rows.values() if rows])
-    if not len(sizes):
-        return ["no symbol has a test part"]
-    usual = int(np.median(sizes))
-    lines = [
-        f"test parts: {usual:,} rows (median; {sizes.min():,} to {sizes.max():,}) in {counted(len(sizes), 'symbol')}"
-    ]
-    if usual < 120:
-        lines.append(
-            f"a forecast of {usual:,} steps has one window in such a part, one of 5 steps {usual // 5}: enough for a "
-            "mean over symbols of one market phase, and no ground for a claim about a single symbol"
-        )
-    return lines
+_LARGEST = 1 << 30  # bytes of bars.csv
 
 
 def build(
@@ -173,7 +75,7 @@ def build(
     layout = scan(folder, options)
     with new_folder(out) as scratch:
         work = _Work(layout, scratch, options, cuts, seed, command, progress or _silent)
-        work.assets = _given_assets(layout, metadata)
+        work.know(_given_assets(layout, metadata, None))
         prepared = work.prepare(layout.symbols)
         if not prepared:
             symbol, why = next(iter(work.quarantine.items()))
@@ -197,11 +99,11 @@ def update(
 
     Raises DataError; corpora that were updated before stay so, and the next update goes on.
     """
-    _read_library(out)  # before the lock, which makes a folder for its file
+    read_library(out)  # before the lock, which makes a folder for its file
     options = options or ImportOptions()
     layout = scan(folder, options)
     with FileLock(out / ".library.lock", out, "is writing this library", DataError):
-        tree = _read_library(out)
+        tree = read_library(out)
         with believing(out / NAME, DataError, "Build the library anew."):
             old = {symbol: LibraryEntry.of(entry) for symbol, entry in tree["symbols"].items()}
             cuts, seed = Cuts.read(tree["cuts"]), int(tree["seed"])
@@ -209,7 +111,7 @@ def update(
         work = _Work(layout, out, options, cuts, seed, command, progress or _silent)
         work.quarantine = quarantine
         _refuse_moved(layout, old)
-        work.assets = _given_assets(layout, metadata, out / "asset_metadata.json")
+        work.know(_given_assets(layout, metadata, out / METADATA))
         changed = {
             symbol: files for symbol, files in layout.symbols.items()
             if symbol not in old or old[symbol].files != hashes_of(files, folder)
@@ -223,26 +125,17 @@ def _silent(done: int, total: int, text: str) -> None:
     """Report no progress."""
 
 
-def _read_library(out: Path) -> dict[str, Any]:
-    path = out / NAME
-    try:
-        tree = read_object(path)
-    except FileNotFoundError:
-        raise DataError(f"{out}: no library to update ({NAME} is missing). Leave --update out to build one.") from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read: {' '.join(str(error).split())}. Build the library anew.") from None
-    if tree.get("format_version") != FORMAT_VERSION:
-        raise DataError(f"{path}: of another format than {FORMAT_VERSION}. Build the library anew.")
-    return tree
+def _given_assets(layout: SymbolFolder, metadata: Path | None, own: Path | None) -> dict[str, dict[str, Any]]:
+    """Return what is given of symbols: recorded by a download, kept by the library, and said by a file, over both.
 
-
-def _given_assets(layout: SymbolFolder, *paths: Path | None) -> dict[str, dict[str, Any]]:
-    """Return the entries that files of metadata give, those of later files over those of earlier ones, and what a
-    download recorded."""
+    metadata: that file, in the place of the folder's. Raises DataError for an entry that cannot be, and for a calendar
+    or an exchange that is not known.
+    """
+    given = metadata or layout.metadata
     found = read_downloads(layout.folder / "provenance.json")
-    for path in (*paths, layout.metadata):
-        if path is not None and (path.exists() or path == paths[0]):
-            for symbol, entry in read_assets(path).items():
+    for path, read in ((own, read_own_assets), (given, read_assets)):
+        if path is not None and (path.exists() or path == metadata):
+            for symbol, entry in read(path).items():
                 found[symbol] = {**found.get(symbol, {}), **{k: v for k, v in entry.items() if v is not None}}
     return found
 
@@ -285,10 +178,33 @@ class _Work:
         self.layout, self.out, self.options, self.cuts = layout, out, options, cuts
         self.seed, self.command, self.progress = seed, command, progress
         self.assets: dict[str, dict[str, Any]] = {}
+        self.calendars: dict[str, str | None] = {}  # None: of a symbol that trades always
         self.quarantine: dict[str, str] = {}
         self.entries: dict[str, LibraryEntry] = {}
         self.prepared: dict[str, Prepared] = {}
+        self.bars: list[str] = []  # lines of bars.csv
         self.report = LibraryReport(out, self.entries)
+
+    def know(self, assets: dict[str, dict[str, Any]]) -> None:
+        """Take what is given of symbols. Raises DataError for a calendar or an exchange that is not known."""
+        self.assets, unchecked = assets, list[str]()
+        for symbol in self.layout.symbols:
+            entry = asset_of(symbol, assets.get(symbol), np.empty(0))
+            try:
+                code = calendar_of(symbol, entry)
+            except DataError as error:
+                raise DataError(f"{METADATA}: {error}") from None
+            if code == ALWAYS:
+                self.calendars[symbol] = None
+            elif code is not None and has_calendars():
+                self.calendars[symbol] = code
+            elif code is not None:
+                unchecked.append(symbol)
+        if unchecked:
+            self.report.notes.append(
+                f"the calendars of {len(unchecked):,} symbols, first {unchecked[0]}, are not compared with their bars: "
+                'that needs exchange_calendars (pip install "foretrain[market]")'
+            )
 
     def prepare(self, symbols: Mapping[str, SymbolFiles]) -> dict[str, Prepared]:
         """Return the facts of symbols; those that cannot be used go to quarantine. Raises DataError if none can."""
@@ -296,7 +212,11 @@ class _Work:
         for done, (symbol, files) in enumerate(symbols.items()):
             self.progress(done, len(symbols), symbol)
             try:
-                found[symbol] = prepare(files, self.layout.folder, self.options, self.out / ".cache")
+                given = self.assets.get(symbol, {}).get("calendar")
+                found[symbol] = prepare(
+                    files, self.layout.folder, self.options, self.out / ".cache",
+                    calendar=self.calendars[symbol] or given if symbol in self.calendars else self.options.calendar,
+                )  # fmt: skip
                 self.quarantine.pop(symbol, None)
             except DataError as error:
                 self.quarantine[symbol] = " ".join(str(error).splitlines()[:2])
@@ -321,16 +241,29 @@ class _Work:
             out = self.out / corpus
             found = import_corpus(
                 paths, out, update=out.exists(), name=corpus, command=self.command, progress=self.progress,
-                cut=self._cut, **fields_of(as_parts(self.options)),
+                cut=self._cut, calendars={symbol: self.calendars[symbol] for symbol in symbols if symbol in
+                self.calendars}, **fields_of(as_parts(self.options)),
             )  # fmt: skip
-            self.report.notes += [
-                f"{corpus}: {rule} ({level}): {items}, {rows} -> {action}"
-                for rule, level, items, rows, action in found.table()
-                if rule not in _OF_COPIES or len(paths) == len(symbols)
-            ]
-            self.report.notes += [f"{corpus}: left out {symbol}: {why}" for symbol, why in found.dropped.items()]
+            self._take_report(corpus, found, of_parts=len(paths) > len(symbols))
             self._enter(corpus, symbols)
         self.report.added = len(set(new) - set(old))
+
+    def _take_report(self, corpus: str, found: ImportReport, *, of_parts: bool) -> None:
+        """Keep what the rules found in a corpus: in the report, and what they took out in quarantine.
+
+        of_parts: several files are one series, which repeat each other's rows.
+        """
+        self.report.notes += [
+            f"{corpus}: {rule} ({level}): {items}, {rows} -> {action}"
+            for rule, level, items, rows, action in found.table()
+            if not (of_parts and rule in OF_COPIES)
+        ]
+        for symbol, why in found.dropped.items():
+            self.quarantine[symbol] = why
+        for symbol, hits in found.hidden.items():
+            if symbol not in found.dropped:
+                bars = [(symbol, iso(time), rule) for rule, times in hits.items() for time in times.tolist()]
+                self.bars += csv_text(bars[0], bars[1:]).splitlines()
 
     def _has_other_base(self, symbol: str, old: Mapping[str, LibraryEntry]) -> bool:
         """Return whether the files of a stored symbol have prices of another base, which is then left as it is."""
@@ -364,8 +297,10 @@ class _Work:
             self.report.notes.append(f"not read: {', '.join(self.layout.left)}")
         for corpus in sorted({entry.corpus for entry in self.entries.values()}):
             self._describe(corpus, rows, assets)
-        _write_text(self.out / "data_summary.csv", _csv(SUMMARY, sorted(rows)))
-        _write_json(self.out / "asset_metadata.json", {name: assets[name] for name in sorted(assets)})
+        _write_text(self.out / "data_summary.csv", csv_text(SUMMARY, sorted(rows)))
+        _write_json(self.out / METADATA, {name: assets[name] for name in sorted(assets)})
+        quality = [line for corpus in sorted(self.report.rows) for line in self._quality(corpus)]
+        _write_text(self.out / "quality.csv", csv_text(QUALITY, quality))
         self._write_quarantine()
         self.report.quarantined = self.quarantine
         _write_json(
@@ -385,6 +320,12 @@ class _Work:
 
     def _subsets(self) -> dict[str, list[str]]:
         return {name: [s for s in held if s in self.entries] for name, held in self.layout.subsets.items()}
+
+    def _quality(self, corpus: str) -> list[tuple[Any, ...]]:
+        of_parts = any(entry.corpus == corpus and len(entry.files) > 1 for entry in self.entries.values())
+        path = self.out / corpus / "quality.json"
+        with believing(path, DataError, "Build the library anew."):
+            return quality_rows(corpus, read_object(path)["rules"], of_parts=of_parts)
 
     def _describe(self, corpus: str, rows: list[tuple[Any, ...]], assets: dict[str, dict[str, Any]]) -> None:
         """Add the lines and the metadata of a corpus' symbols, from the corpus itself."""
@@ -425,12 +366,18 @@ class _Work:
             self.report.test_rows[symbol] = test
 
     def _write_quarantine(self) -> None:
-        """Copy the files of symbols that cannot be used, with the reasons; files of others leave."""
-        folder = self.out / "quarantine"
+        """Copy the files of symbols that cannot be used, with the reasons; files of others leave. List the bars that
+        rules took out of symbols that stay, with those of earlier builds."""
+        folder, bars = self.out / "quarantine", [*self.bars]
+        if (folder / "bars.csv").is_file():
+            bars += read_text(folder / "bars.csv", _LARGEST).splitlines()[1:]
         remove(folder)
-        if not self.quarantine:
+        if not self.quarantine and not bars:
             return
         folder.mkdir()
+        if bars:
+            _write_text(folder / "bars.csv", "\n".join([",".join(BARS), *sorted(set(bars))]) + "\n")
+        self.report.hidden_bars = len(set(bars))
         lines = []
         for symbol, why in sorted(self.quarantine.items()):
             files = self.layout.symbols[symbol].files if symbol in self.layout.symbols else []
@@ -440,7 +387,8 @@ class _Work:
                 shutil.copyfile(path, target)
             names = [path.relative_to(self.layout.folder).as_posix() for path in files]
             lines.append((symbol, " ".join(names), why))
-        _write_text(folder / "reasons.csv", _csv(("symbol", "files", "reason"), lines))
+        if lines:
+            _write_text(folder / "reasons.csv", csv_text(REASONS, lines))
 
 
 def _file_of(files: Iterable[str], part: str) -> str | None:
@@ -449,14 +397,6 @@ def _file_of(files: Iterable[str], part: str) -> str | None:
 
 def _iso(time: int | None) -> str:
     return "" if time is None else iso(time)
-
-
-def _csv(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -19,6 +19,7 @@ from foretrain import __version__
 from foretrain.atomic import remove, replacing_file, write_json
 from foretrain.data.importers import ImportOptions, import_corpus
 from foretrain.data.market.assets import decimals
+from foretrain.data.market.calendars import ALWAYS, bars_per_year
 from foretrain.data.market.layout import SymbolFiles
 from foretrain.data.store import Corpus
 from foretrain.errors import DataError
@@ -57,20 +58,26 @@ def fields_of(options: ImportOptions) -> dict[str, Any]:
     return {field.name: getattr(options, field.name) for field in fields(options)}
 
 
-def prepare(files: SymbolFiles, folder: Path, options: ImportOptions, cache: Path) -> Prepared:
+def prepare(
+    files: SymbolFiles, folder: Path, options: ImportOptions, cache: Path, *, calendar: str | None = None
+) -> Prepared:
     """Return the facts of a symbol. cache: a folder for those of files that do not change; it may be missing.
 
-    Raises DataError that names the file for files that contradict each other, parts in a wrong order, and all that an
-    import refuses.
+    calendar: the one that it is said to trade by. Raises DataError that names the file for files that contradict each
+    other, parts in a wrong order, bars that contradict the calendar, and all that an import refuses.
     """
+    if options.on_bad == "drop":  # markets are judged with all symbols, so that each has its peers
+        options = replace(options, on_bad="fix")
     hashes = hashes_of(files, folder)
     parts = {part: path.relative_to(folder).as_posix() for part, path in files.parts.items()}
-    head = json.dumps([__version__, hashes, parts, repr(as_parts(options))], sort_keys=True)
+    head = json.dumps([__version__, hashes, parts, repr(as_parts(options)), calendar], sort_keys=True)
     entry = cache / f"{hashlib.sha256(head.encode()).hexdigest()}.json"
     known = _cached(entry, files.symbol, hashes)
     if known is not None:
         return known
-    found = _read(files, options, hashes, cache.with_name(f"{cache.name}-scratch"))
+    # of a symbol that trades always, an import needs no calendar; another one compares the bars with it
+    options = replace(options, calendar=None if calendar == ALWAYS else calendar)
+    found = _read(files, options, hashes, cache.with_name(f"{cache.name}-scratch"), calendar)
     cache.mkdir(parents=True, exist_ok=True)
     with replacing_file(entry) as scratch:
         write_json(scratch, asdict(found))
@@ -83,6 +90,7 @@ def other_base(files: SymbolFiles, options: ImportOptions, stored: Corpus, serie
     A source that adjusts prices for a split gives them another base: new rows must not follow the stored ones then.
     """
     try:
+        options = replace(options, calendar=None)  # compared before
         found = _import(files.files, options, scratch, files.symbol)
         old_times, new_times = stored.times(series), found.times(0)
         assert old_times is not None and new_times is not None
@@ -111,7 +119,9 @@ def _cached(entry: Path, symbol: str, hashes: dict[str, str]) -> Prepared | None
     return found if found.symbol == symbol and found.hashes == hashes else None
 
 
-def _read(files: SymbolFiles, options: ImportOptions, hashes: dict[str, str], scratch: Path) -> Prepared:
+def _read(
+    files: SymbolFiles, options: ImportOptions, hashes: dict[str, str], scratch: Path, calendar: str | None
+) -> Prepared:
     try:
         whole = _import(files.files, options, scratch / "all", files.symbol)
         times = whole.times(0)
@@ -130,6 +140,7 @@ def _read(files: SymbolFiles, options: ImportOptions, hashes: dict[str, str], sc
         values = whole.values(0)
         columns = list(whole.columns)
         closes = values[columns.index("close")] if "close" in columns else values[0]
+        bars_per_year(files.symbol, times[np.isfinite(closes)], calendar)
         return Prepared(
             symbol=files.symbol,
             rows=len(times),
