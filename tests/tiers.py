@@ -51,6 +51,7 @@ SLOW = (
     "tests/evaluation/test_draws.py",
     "tests/evaluation/test_gate.py",
     "tests/evaluation/test_losses.py",
+    "tests/evaluation/test_markets.py",
     "tests/evaluation/test_report.py",
     "tests/forecasting/test_finish.py",
     "tests/forecasting/test_memory.py",

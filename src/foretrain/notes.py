@@ -79,6 +79,7 @@ class Code(StrEnum):
     COLUMNS_UNLIKE_TRAINING = "columns_unlike_training"  # the data lack some
     CATEGORIES_UNLIKE_TRAINING = "categories_unlike_training"  # of a covariate, so that its codes mean little
     SETTING_UNUSED = "setting_unused"
+    ONE_ORIGIN = "one_origin"  # of each item with prices, so that nothing is said of others
     CLUSTERS_NEEDED = "clusters_needed"  # prices share shocks, so their items are no independent draws
     # benchmarks
     LINEAR_FITTED = "linear_fitted"  # the linear model, to histories of a task

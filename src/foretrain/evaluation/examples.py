@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from foretrain.evaluation import metrics
 from foretrain.evaluation.backtest import Backtest
+from foretrain.evaluation.markets import Markets
 from foretrain.evaluation.scored import Scored
 
 
@@ -25,10 +26,10 @@ class Example:
     naive: np.ndarray  # (H,)
     times: np.ndarray | None  # (C + H,) microseconds
     score: float  # scaled error of the median
-    unit: str  # name of the target column
+    unit: str  # name of the target column, and the currency if a library knows it
 
 
-def examples_of(backtest: Backtest, model: Scored) -> list[Example]:
+def examples_of(backtest: Backtest, model: Scored, markets: Markets | None = None) -> list[Example]:
     """Return the best, the median and the worst forecast by scaled error, each of a different item if possible."""
     errors = metrics.scaled_errors(model)
     counts = np.isfinite(errors).sum(1)
@@ -42,7 +43,10 @@ def examples_of(backtest: Backtest, model: Scored) -> list[Example]:
     for label, candidates in wanted[: len(order)]:
         row = next((r for r in candidates if model.item[r] not in used), candidates[0])
         used.add(int(model.item[row]))
-        found.append(_example(backtest, model, int(row), label, float(score[row])))
+        example = _example(backtest, model, int(row), label, float(score[row]))
+        currency = "" if markets is None else markets.unit(backtest.row_ref(int(row))[0][:2])[0]
+        is_price = bool(currency) and bool(model.price[row])
+        found.append(replace(example, unit=f"{example.unit} ({currency})") if is_price else example)
     return found
 
 

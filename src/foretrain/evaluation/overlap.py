@@ -191,7 +191,7 @@ def held_by_dates(release: dict[str, Any] | None, corpus: Corpus, split: SplitNa
     limit = max(extents, key=lambda extent: int(getattr(extent, by).sum()))
     dates = limit.rule.dates
     date = None if dates is None else dates.test_from if split == "test" else dates.validation_from
-    words = "what training held out" if date in (None, LIBRARY) else f"from {date} on"
+    words = "of its library" if date == LIBRARY else "that it had" if date is None else f"from {date} on"
     return HeldByDates(Region(begin, end, words), record.name(limit.rule.by))
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from foretrain.evaluation import plots
 from foretrain.evaluation.horizons import part_label
+from foretrain.evaluation.market_report import amount, market_lines, market_table
 from foretrain.evaluation.metrics import HIGHER_IS_BETTER, METRICS, SQUARED
 from foretrain.evaluation.overlap import used_by
 from foretrain.evaluation.page import esc, facts_table, page, remark, rows_table, section
@@ -85,7 +86,7 @@ def print_result(result: EvaluationResult, stream: TextIO | None = None) -> None
     for k, row in enumerate(rows):  # the model's is the first
         table.add_row(*(styled(cell) for cell in row), style="bold" if k == 0 else None)
     console.print(table)
-    for line in [*_horizon_lines(result), *_notes(result)]:
+    for line in [*_horizon_lines(result), *market_lines(result), *_notes(result)]:
         console.print(styled(line, "dim"))
 
 
@@ -103,7 +104,9 @@ def format_table(result: EvaluationResult) -> str:
 
     parts = [*result.alarms, *_headlines(result), *result.remarks, "", _subtitle(result)]
     parts += [line(header), line(["-" * w for w in widths])]
-    return "\n".join([*parts, *(line(row) for row in rows), *_horizon_lines(result), *_notes(result)])
+    return "\n".join(
+        [*parts, *(line(row) for row in rows), *_horizon_lines(result), *market_lines(result), *_notes(result)]
+    )
 
 
 def _headlines(result: EvaluationResult) -> list[str]:
@@ -223,6 +226,7 @@ def render(result: EvaluationResult, pictures: dict[str, bytes | None] | None = 
         _pooled_table(result),
         _square_table(result),
         _horizon_table(result),
+        market_table(result),
         _comparison(result),
         "<h2>Is the difference more than chance?</h2>",
         _significance_table(result),
@@ -396,7 +400,7 @@ def _item_table(result: EvaluationResult) -> str:
     shown = order if len(order) <= MAX_ITEMS else [*order[:half], *order[-half:]]
     rows = [
         f"<tr><th>{esc(result.items[k])}</th><td>{result.item_windows[k]}</td>"
-        + "".join(f"<td>{cell(n, result.per_item['model'][n][k])}</td>" for n in names)
+        + "".join(f"<td>{_of_item(result, n, k)}</td>" for n in names)
         + "</tr>"
         for k in shown
     ]
@@ -408,6 +412,12 @@ def _item_table(result: EvaluationResult) -> str:
     table = rows_table(["item", "windows", *(_heading(n) for n in names)], rows)
     opened = " open" if len(shown) <= 12 else ""
     return f"{remark(note)}<details{opened}><summary>Table of items</summary>{table}</details>"
+
+
+def _of_item(result: EvaluationResult, name: str, item: int) -> str:
+    """Return an item's metric; an error of its prices with their currency, if a library knows it."""
+    value = result.per_item["model"][name][item]
+    return esc(amount(value, result.units[item])) if name == "price_mae" and result.units else cell(name, value)
 
 
 def _facts(result: EvaluationResult) -> str:

@@ -25,6 +25,7 @@ from foretrain.evaluation.baselines import EVERY_BASELINE, SEASONAL, STATISTICAL
 from foretrain.evaluation.draws import about_draws, draws_of
 from foretrain.evaluation.examples import Example, examples_of
 from foretrain.evaluation.horizons import horizon_parts
+from foretrain.evaluation.markets import Markets, market_rows
 from foretrain.evaluation.overlap import ABOUT_TRAINING, used_by
 from foretrain.evaluation.panel import LeftOut
 from foretrain.evaluation.reference import OTHER, Promotion, ReferenceModel
@@ -71,6 +72,9 @@ class EvaluationResult:
     season_baselines: tuple[str, ...] = ()  # those that repeat a season found in the data; the verdict counts them
     reference: dict[str, str | None] | None = None  # key, name and hash of the reference model
     promotion: Promotion | None = None
+    markets: list[dict[str, Any]] = field(default_factory=list)  # markets.market_rows, of corpora of libraries
+    # of each of items, if its corpus is of a library: currency, "" if unknown, and decimal places of its prices
+    units: list[tuple[str, int | None]] = field(default_factory=list)
     examples: list[Example] = field(default_factory=list)  # not part of the JSON
     scored: Scored | None = None  # rows of the model; not part of the JSON
 
@@ -247,11 +251,12 @@ def summarise(
     reference: tuple[ReferenceModel, np.ndarray] | None = None,
     trained_horizon: int | None = None,
     clusters: str | None = None,
+    markets: Markets | None = None,
 ) -> EvaluationResult:
     """Compute the result from the quantiles (N, H, Q) of a model and of its reference, and the backtest's baselines.
 
     trained_horizon: the steps that the model was trained for, if they are known. clusters: the column that groups items
-    for a test over them (draws.draws_of).
+    for a test over them (draws.draws_of). markets: what libraries know of the symbols.
     """
     model, naive = backtest.naive.forecast(quantiles), backtest.naive
     others = {} if reference is None else {reference[0].key: backtest.naive.forecast(reference[1])}
@@ -266,7 +271,7 @@ def summarise(
     comparisons = [
         replace(compare(model, scored, labels.get(who, who), draws), against=who) for who, scored in others.items()
     ]
-    symbols = per_symbol(backtest, model)
+    symbols = per_symbol(backtest, model, markets)
     squares = {who: metrics.squares(scored) for who, scored in forecasters.items()}
     return EvaluationResult(
         name=name,
@@ -300,12 +305,15 @@ def summarise(
             {who: pooled[who] | squares[who] for who in ("model", "naive")},
             next(c for c in comparisons if c.against == "naive"),
             one_unit=model.one_unit,
+            currencies=set() if markets is None else markets.currencies,
         ),
         per_symbol=symbols,
         horizon_parts=horizon_parts(forecasters, trained_horizon),
         notes={name: count for tally in notes for name, count in tally.counts.items()},
         reference=None if reference is None else reference[0].describe(),
-        examples=examples_of(backtest, model),
+        examples=examples_of(backtest, model, markets),
+        markets=[] if markets is None else market_rows(markets, backtest.panel, backtest.item_keys, model, naive),
+        units=[] if markets is None else [markets.unit(tuple(key)) for key in backtest.item_keys[:, :2].tolist()],
         scored=model,
     )
 
@@ -385,6 +393,13 @@ def _remarks(backtest: Backtest, settings: dict[str, Any]) -> list[Note]:
     if SEASONAL in backtest.baselines and set(backtest.panel.seasons) == {1}:
         text = "The season is 1 step, so seasonal naive is naive and MASE is scaled by one-step changes."
         remarks.append(Note(Code.SEASON_OF_ONE_STEP, text))
+    if backtest.naive.price.any() and not backtest.naive.rank.any() and len(backtest.item_keys) > 1:
+        items = len(np.unique(backtest.item_keys[:, :2], axis=0))
+        text = (
+            f"Each of the {items:,} items has one forecast origin: there is no interval over origins, and a rank of an "
+            "item is that of one window."
+        )
+        remarks.append(Note(Code.ONE_ORIGIN, text, {"items": items}))
     crossed = settings["crossed_share"]
     if crossed and settings["sort_quantiles"]:
         text = f"Quantiles crossed in {crossed:.1%} of the model's forecast steps and were sorted before scoring."

@@ -6,16 +6,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
 
 from foretrain.evaluation import metrics
 from foretrain.evaluation.backtest import Backtest
+from foretrain.evaluation.markets import Markets
 from foretrain.evaluation.scored import Array, Scored
 from foretrain.evaluation.significance import Comparison
 
 EPSILON = 1e-5  # keeps MAPE finite where the truth is 0
+_IN_CURRENCY = ("mae", "rmse", "naive_mae")
 MEANS = ("mae", "rmse", "mape", "mae_percent", "naive_mae", "naive_mape")
 NOTE = (
     "Errors are of the median forecast. mae, rmse, mape, mae_percent, naive_mae and naive_mape are unweighted means "
@@ -55,10 +58,11 @@ def errors_by_symbol(scored: Scored) -> dict[str, Array]:
     }
 
 
-def per_symbol(backtest: Backtest, model: Scored) -> list[dict[str, Any]]:
+def per_symbol(backtest: Backtest, model: Scored, markets: Markets | None = None) -> list[dict[str, Any]]:
     """Return one entry per symbol: name, the model's errors, naive's errors, skill and number of windows.
 
-    It has `column` if several columns are scored, and `corpus` if there are several.
+    It has `column` if several columns are scored, `corpus` if there are several, and, of symbols of a library,
+    `asset_class` and `currency`, the unit of mae and rmse.
     """
     panel, naive = backtest.panel, backtest.naive
     ours, theirs = errors_by_symbol(model), errors_by_symbol(naive)
@@ -73,6 +77,8 @@ def per_symbol(backtest: Backtest, model: Scored) -> list[dict[str, Any]]:
             entry["column"] = columns[k]
         if len(panel.corpora) > 1:
             entry["corpus"] = panel.name(corpus)
+        if markets is not None and (facts := markets.facts.get((corpus, series))) is not None:
+            entry |= {"asset_class": facts.asset_class, "currency": facts.currency}
         entry |= {name: float(ours[name][k]) for name in ("mae", "rmse", "mape", "mae_percent")}
         entry |= {f"naive_{name}": float(theirs[name][k]) for name in ("mae", "mape")}
         entry |= {"pct_mae": float(ours["pct_mae"][k]), "skill": float(skill[k]), "windows": int(windows[k])}
@@ -106,17 +112,25 @@ def describe_ranking(found: dict[str, Any]) -> str:
 
 
 def aggregate(
-    entries: list[dict[str, Any]], pooled: dict[str, dict[str, float]], against_naive: Comparison, *, one_unit: bool
+    entries: list[dict[str, Any]],
+    pooled: dict[str, dict[str, float]],
+    against_naive: Comparison,
+    *,
+    one_unit: bool,
+    currencies: Collection[str] = (),
 ) -> dict[str, Any]:
     """Return the means over symbols, and the pooled metrics in percent, against naive and with a significance test.
 
     entries are those of per_symbol, pooled has metrics.squares too. Symbols whose truth is always 0 have no
-    mae_percent and are skipped in its mean.
+    mae_percent and are skipped in its mean. currencies: those of the symbols, where they are known; several of them
+    leave the means of mae, rmse and naive_mae undefined.
     """
     found: dict[str, Any] = {"symbols_evaluated": len({(entry.get("corpus"), entry["symbol"]) for entry in entries})}
     for name in MEANS:
         values = [entry[name] for entry in entries if name != "mae_percent" or not _without_size(entry)]
         found[name] = float(np.mean(values)) if values else float("nan")
+    if len(currencies) > 1:
+        found |= dict.fromkeys(_IN_CURRENCY, float("nan"))
     undefined = float("nan")
     found |= {
         "pct_mae": pooled["model"].get("pct_mae", undefined),
@@ -130,9 +144,15 @@ def aggregate(
             "p_value": against_naive.p_value,
             "verdict": against_naive.verdict,
         },
-        "note": NOTE if one_unit else f"{NOTE} {MIXED}",
+        "note": _about_means(one_unit, currencies),
     }
     return found
+
+
+def _about_means(one_unit: bool, currencies: Collection[str]) -> str:
+    if len(currencies) > 1:
+        return f"{NOTE} Prices are in {', '.join(sorted(currencies))}: mae, rmse and naive_mae have no mean over them."
+    return NOTE if one_unit else f"{NOTE} {MIXED}"
 
 
 def _without_size(entry: dict[str, Any]) -> bool:

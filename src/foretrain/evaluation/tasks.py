@@ -18,6 +18,7 @@ from foretrain.evaluation.backtest import DEFAULT_LEVELS, Backtest, Forecasts
 from foretrain.evaluation.baselines import BASELINES, STATISTICAL
 from foretrain.evaluation.draws import check_clusters
 from foretrain.evaluation.items import ScoredItems
+from foretrain.evaluation.markets import Markets
 from foretrain.evaluation.overlap import (
     HeldByDates,
     Reserved,
@@ -176,6 +177,7 @@ def evaluate(
     rows = min(max(ref.cutoff for ref in panel.refs), panel.context_length)
     lengths = beyond_training(facts, prediction_length, context_length, rows)
     warnings += [*notes, *lengths, *of_fits, *open_ends(panel)]
+    markets = Markets.of(panel)
     backtest = Backtest(panel, levels=quantile_levels, baselines=compare, batch_size=batch_size, world=world)
     output = recorded_output(facts).changed(
         sort_quantiles=sort_quantiles, repair_candles=repair_candles, blank_missing=blank_missing
@@ -207,6 +209,7 @@ def evaluate(
         reference=reference,
         trained_horizon=trained_horizon(facts),
         clusters=clusters,
+        markets=markets,
     )
 
 

@@ -341,11 +341,13 @@ class _Work:
                 entry = self.entries[symbol] = LibraryEntry(kind, corpus, {})
             times, values, own = stored.times(number), stored.values(number), cuts.get(symbol, OwnCuts(None, None))
             assert times is not None
+            # rows with a value: sessions that the files lack are stored too
+            held = np.sort(times[~np.isnan(values).all(axis=0)])
             cut = {
-                part: len(times) if at is None else int(np.searchsorted(times, at))
+                part: len(held) if at is None else int(np.searchsorted(held, at))
                 for part, at in (("validation", own.validation_from), ("test", own.test_from))
             }
-            test = len(times) - cut["test"]
+            test = len(held) - cut["test"]
             validation = max(0, cut["test"] - cut["validation"])
             asset = asset_of(symbol, self.assets.get(symbol), values[close])
             first, last = iso(int(times[0])), iso(int(times[-1]))
@@ -354,16 +356,16 @@ class _Work:
             test_file = _file_of(entry.files, "test") or file
             rows.append(
                 (
-                    symbol, last, len(times), cut["test"], test, train_file, test_file, first, validation,
+                    symbol, last, len(held), cut["test"], test, train_file, test_file, first, validation,
                     _iso(own.validation_from), _iso(own.test_from), stored.manifest.freq or "",
                     f"{np.isnan(values).mean():.4f}", asset["asset_class"], entry.set, corpus,
                 )
             )  # fmt: skip
             assets[symbol] = asset | {
-                "first_date": first, "latest_date": last, "total_rows": len(times), "train_rows": cut["test"],
+                "first_date": first, "latest_date": last, "total_rows": len(held), "train_rows": cut["test"],
                 "test_rows": test, "source_file": file,
             }  # fmt: skip
-            self.report.test_rows[symbol] = test
+            self.report.test_rows[symbol] = 0 if own.test_from is None else int((times >= own.test_from).sum())
 
     def _write_quarantine(self) -> None:
         """Copy the files of symbols that cannot be used, with the reasons; files of others leave. List the bars that
