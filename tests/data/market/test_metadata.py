@@ -196,3 +196,25 @@ def test_the_report_says_how_many_origins_a_test_part_holds():
         "  long, 64 steps ahead: no origin in any symbol",
     ]
     assert "nor for an interval over origins" in lines[4]
+
+
+def test_mode_error_quarantines_a_symbol_with_an_error_in_its_own_rows(tmp_path):
+    lines = bars(new_york(100), 1)
+    day, first, _, low, last, volume = lines[50].split(",")
+    lines[50] = ",".join([day, first, str(float(low) / 2), low, last, volume])  # a high below the low
+    write(tmp_path / "in" / "BAD.csv", lines)
+    write(tmp_path / "in" / "GOOD.csv", bars(new_york(100), 2))
+    report = build(tmp_path / "in", tmp_path / "lib", options=ImportOptions(on_bad="error"))
+    assert list(report.entries) == ["GOOD"] and "ohlc_inconsistent" in report.quarantined["BAD"]
+
+
+def test_without_the_package_a_note_says_that_no_calendar_was_compared(tmp_path, monkeypatch):
+    monkeypatch.setattr("foretrain.data.market.library.has_calendars", lambda: False)
+    monkeypatch.setattr("foretrain.data.market.calendars.has_calendars", lambda: False)
+    write(tmp_path / "in" / "AAPL.csv", bars(new_york(100), 1))
+    say(tmp_path / "in", AAPL={"calendar": "XNYS"})
+    report = build(tmp_path / "in", tmp_path / "lib")
+    assert list(report.entries) == ["AAPL"]
+    assert any("first AAPL, are not compared with their bars" in note for note in report.notes)
+    year = bars_per_year("AAPL", np.arange(0, 100) * DAY, "XNYS")
+    assert year is not None and year.source == "its bars"
