@@ -80,7 +80,7 @@ def load_seen(root: Path) -> list[Bars]:
     found = []
     wide = pd.read_csv(daily / "wide_close_prices_1990_2024.csv.gz")
     for symbol in wide.columns[1:]:
-        table = wide[["date", symbol]].dropna().rename(columns={symbol: "close"})
+        table = wide[["date", symbol]].dropna().rename(columns={str(symbol): "close"})
         table = table.assign(open=np.nan, high=np.nan, low=np.nan, volume=np.nan)
         found.append(_bars("wide_close_1990_2024", symbol, table, "date", "XNYS"))
     for source, symbol, name, time, calendar in (
@@ -156,10 +156,10 @@ def _fresh_stocks(root: Path) -> Iterator[Bars]:
     funds = [pd.read_csv(path) for path in sorted((root / "ohlcv_daily/yearly_etf_files").glob("IEF-*.csv"))]
     yield _bars("pyalgotrade", "IEF", pd.concat(funds), "Date", "XNYS")
     apple = pd.read_csv(root / "ohlcv_daily/raw/WIKI-AAPL.csv.gz")
-    yield _bars("quandl_wiki", "AAPL", apple[apple["Date"] < "1998"], "Date", "XNYS", False)
+    yield _bars("quandl_wiki", "AAPL", apple.loc[apple["Date"] < "1998"], "Date", "XNYS", False)
     bank = pd.read_csv(root / "ohlcv_daily/raw/987654.csv")
     bank["date"] = pd.to_datetime(bank["date"].astype(int).astype(str))
-    yield _bars("stockstats", "SH600000", bank[bank["date"] > "2011-12-06"], "date", "XSHG", False)
+    yield _bars("stockstats", "SH600000", bank.loc[bank["date"] > "2011-12-06"], "date", "XSHG", False)
     names = ["date", "open", "high", "low", "close", "volume", "amount"]
     path = root / "dirty/tdx_export_gbk/SH#601007.txt"
     table = pd.read_csv(path, encoding="gbk", skiprows=2, header=None, names=names, skipfooter=1,
@@ -176,8 +176,8 @@ def _fresh_coins(daily: Path, intraday: Path) -> Iterator[Bars]:
     wide = pd.read_csv(daily / "raw/bitstamp_(BTC,ETH,LTC)USD_d.csv")
     for coin in ("BTC", "ETH", "LTC"):
         columns = {f"{coin}:{name}": name for name in OHLCV}
-        table = wide.rename(columns={wide.columns[0]: "date", **columns})[["date", *OHLCV]]
-        table = table[table["close"] > 0]
+        table = wide.rename(columns={str(wide.columns[0]): "date", **columns})[["date", *OHLCV]]
+        table = table.loc[table["close"] > 0]
         yield _bars("bitstamp", f"{coin}USD", table, "date", None)
     for source, path, form in (
         ("coinbase_daily", daily / "raw/Coinbase_BTCUSD_d.csv", "%Y-%m-%d"),

@@ -63,3 +63,31 @@ def test_a_single_item_reports_only_long_closures() -> None:
 def test_days_that_a_short_item_never_reaches_are_not_called_closed() -> None:
     three_days = axis("2021-01-06", "min", 3 * 1440)
     assert not Week.of(three_days, "min").has_closures
+
+
+def test_a_date_that_is_a_hole_every_year_is_a_holiday() -> None:
+    hours = (
+        np.arange(np.datetime64("2007-01-01", "h"), np.datetime64("2012-01-01", "h")).astype("M8[us]").astype(np.int64)
+    )
+    week = hours[(hours // DAY + 3) % 7 < 5]
+    noon = (week % DAY >= 10 * HOUR) & (week % DAY < 22 * HOUR)  # 12 hours of the day of Christmas, and of a May day
+    dates = week.astype("M8[us]").astype("M8[D]").astype(str)
+    christmas = np.array([date.endswith("12-25") for date in dates])
+    assert len(find_gaps(week[~(christmas & noon)], "h")[0]) == 0
+    once = dates == "2009-05-13"
+    at, missing = find_gaps(week[~(christmas & noon) & ~(once & noon)], "h")
+    assert missing.tolist() == [12] and str(week[~(christmas & noon) & ~(once & noon)][at[0]].astype("M8[us]")) == (
+        "2009-05-13T22:00:00.000000"
+    )
+
+
+def test_a_hole_in_a_week_of_history_is_a_gap_and_thin_minutes_are_no_closure() -> None:
+    minutes = np.arange(0, 5 * DAY, 15 * 60_000_000, dtype=np.int64)
+    at, missing = find_gaps(np.delete(minutes, np.arange(100, 110)), "15min")
+    assert (at.tolist(), missing.tolist()) == ([100], [10])
+    one_day = np.arange(0, DAY // 3, 60_000_000, dtype=np.int64)
+    assert find_gaps(np.delete(one_day, np.arange(100, 110)), "min")[1].tolist() == [10]
+    every = np.arange(0, 21 * DAY, 60_000_000, dtype=np.int64)
+    thin = every[np.random.default_rng(0).random(len(every)) < 0.6]
+    week = Week.of(thin, "min")
+    assert week is not None and not week.has_closures

@@ -36,3 +36,73 @@ def test_four_equal_bars_are_not_stale_and_five_are_unless_repeats_are_usual() -
     idle = np.repeat(np.arange(40, dtype=np.float32), 4)[None]
     idle[0, 80:86] = idle[0, 79]
     assert not detect.stale(idle).any()
+
+
+def test_a_bar_without_trades_and_one_of_a_single_tick_are_not_stale() -> None:
+    rng = np.random.default_rng(0)
+    close = np.cumsum(rng.normal(size=400)).astype(np.float32) + 100
+    prices = np.stack([close, close + 1, close - 1, close])
+    volume = rng.uniform(100, 200, 400).astype(np.float32)
+    prices[:, 200:208] = prices[:, 199:200]
+    assert detect.stale(prices, volume).sum() == 8
+    volume[200:208] = 0
+    assert not detect.stale(prices, volume).any()
+    volume[200:208] = 5
+    prices[:, 199:208] = prices[3, 199]  # trades at one price, fewer than ten bars
+    assert not detect.stale(prices, volume).any()
+
+
+def test_a_hole_is_lost_bars_unless_flat_bars_make_it_likely() -> None:
+    flat = np.zeros(2000, bool)
+    after, missing = np.array([500, 1200]), np.array([1, 12])
+    assert detect.unexplained(after, missing, flat, brief=True).tolist() == [True, True]
+    flat[::5] = True  # a fifth of the minutes are single trades
+    assert detect.unexplained(after, missing, flat, brief=True).tolist() == [False, True]
+    assert detect.unexplained(after, missing, flat, brief=False).tolist() == [False, True]
+    quiet = np.arange(50, 2000, 50)  # a market whose minutes of no quotes are left out
+    assert not detect.unexplained(quiet, np.ones(len(quiet), int), np.zeros(2000, bool), brief=True).any()
+    assert detect.unexplained(quiet, np.ones(len(quiet), int), np.zeros(2000, bool), brief=False).all()
+
+
+def falling(ratio: float, *, range_after: float = 1.0, turnover_after: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """Bars (4, T) and volume (T,) of a stock that opens 1 / ratio lower at bar 200 and stays."""
+    rng = np.random.default_rng(1)
+    close = 50 * np.exp(np.cumsum(rng.normal(0, 0.01, 400)))
+    close[200:] /= ratio
+    span = np.where(np.arange(400) < 200, 0.01, 0.01 * range_after)
+    opened = close * (1 + 0.1 * span)
+    volume = rng.uniform(1e5, 2e5, 400)
+    volume[200:] *= ratio * turnover_after
+    return np.stack([opened, close * (1 + span), close * (1 - span), close]).astype(np.float32), volume
+
+
+def test_a_split_leaves_range_and_turnover_and_a_crash_does_not() -> None:
+    assert np.flatnonzero(detect.split_like(*falling(1.5))).tolist() == [200]
+    assert np.flatnonzero(detect.split_like(*falling(12.0))).tolist() == [200]
+    # twice the range and four times the turnover for days, each of which a split may have by chance
+    assert not detect.split_like(*falling(1.5, range_after=2.0, turnover_after=4.0)).any()
+    assert not detect.split_like(*falling(12.0, turnover_after=1e-3)).any()  # trading ended
+    bars, volume = falling(1.5)
+    bars[:, 190:215] *= np.where(np.arange(25) % 2, 1.15, 1.0).astype(np.float32)  # days of 15 % around it
+    assert not detect.split_like(bars, volume)[200]
+
+
+def test_bars_of_one_tick_and_few_contracts_may_repeat() -> None:
+    rng = np.random.default_rng(2)
+    close = (100 + np.cumsum(rng.integers(-1, 2, 3000)) / 4).astype(np.float32)
+    prices = np.stack([close, close + np.float32(0.25), close, close])
+    volume = rng.integers(1, 40, 3000).astype(np.float32)
+    assert not detect.repeated(prices, volume).any()
+    volume = rng.uniform(1e4, 2e4, 3000).astype(np.float32)
+    prices[:, 1500], volume[1500] = prices[:, 1499], volume[1499]
+    assert np.flatnonzero(detect.repeated(prices, volume)).tolist() == [1500]
+
+
+def test_a_print_off_in_thin_hours_must_be_far_off() -> None:
+    close = 100 * np.exp(np.cumsum(np.random.default_rng(3).normal(0, 0.001, 600))).astype(np.float32)
+    close[300] *= np.float32(1.008)
+    scale = detect.local_scale(detect.moves(close))
+    assert np.flatnonzero(detect.spikes(close, None, scale, np.zeros(600, bool))).tolist() == [300]
+    close[[150, 220, 380, 450]] *= np.float32(1.006)  # others nearby
+    scale = detect.local_scale(detect.moves(close))
+    assert not detect.spikes(close, None, scale, np.ones(600, bool)).any()

@@ -129,8 +129,8 @@ def _before(counts: npt.NDArray[np.bool_] | IntArray) -> IntArray:
 def repeated(prices: FloatArray, volume: FloatArray) -> Mask:
     """Return the bars with all (P, T) prices and the volume of the bar before, which moved and traded.
 
-    Bars of one price are no evidence, nor are repeats in a series that has many of them, nor those that are likely where
-    prices repeat with other volumes, and the volume is a usual one: bars of one tick and few contracts.
+    Bars of one price are no evidence, nor are repeats in a series that has many of them, nor those that are likely
+    where prices repeat with other volumes and the volume is a usual one: bars of one tick and few contracts.
     """
     result = np.zeros(len(volume), bool)
     alike = (prices[:, 1:] == prices[:, :-1]).all(axis=0)
