@@ -536,10 +536,10 @@ def measure(name: str, series: list[Bars], half: str, seed: int, *, plants: bool
               f"{rate['per_10000']:.2f} in 10,000", flush=True)  # fmt: skip
     taken = [jump for jump in result["jumps"] if jump["rule"]]
     print(f"jumps | {len(result['jumps'])} of a quarter or more, taken for faults: {taken}")
-    result["plants"] = [recall_of(series, number, half, seed) for number in range(len(KINDS))] if plants else []
-    if plants:
-        result["plants"].append(adjusted_prices(mine))
-    for plant in result["plants"]:
+    result["plants"] = []
+    for number in range(len(KINDS) + 1) if plants else ():
+        plant = adjusted_prices(mine) if number == len(KINDS) else recall_of(series, number, half, seed)
+        result["plants"].append(plant)
         share = plant["found"] / max(plant["planted"], 1)
         print("plant |", plant["rule"], "|", plant["title"], "|", plant["found"], "of", plant["planted"],
               f"| {share:.1%} | {plant['missed']}", flush=True)  # fmt: skip
