@@ -36,6 +36,7 @@ from foretrain.cli.quick import quick
 from foretrain.cli.reading import GroupedCommand
 from foretrain.cli.runs import runs_app
 from foretrain.cli.start import importing
+from foretrain.cli.tune import tune_app
 from foretrain.errors import ConfigError
 
 app = typer.Typer(
@@ -51,6 +52,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(config_app, name="config")
 app.add_typer(launch_app, name="launch")
 app.add_typer(runs_app, name="runs")
+app.add_typer(tune_app, name="tune")
 
 
 @app.command()

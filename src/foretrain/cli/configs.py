@@ -27,11 +27,11 @@ config_app = typer.Typer(help="List, copy, show, import or describe configs.", n
 @config_app.command("list")
 def config_list() -> None:
     """List the shipped configs, by the name that other commands take."""
-    from foretrain.run.shipped import GENERATE, TRAIN, about, made_for, shipped_names
+    from foretrain.run.shipped import GENERATE, TRAIN, TUNE, about, made_for, shipped_names
 
     names = shipped_names()
     wide = max(map(len, names)) + 2
-    for verb, kind in ((TRAIN, "Trainings"), (GENERATE, "Synthetic series")):
+    for verb, kind in ((TRAIN, "Trainings"), (TUNE, "Searches"), (GENERATE, "Synthetic series")):
         typer.echo(f"{kind}, for `foretrain {verb} NAME`:")
         taken = [name for name in names if made_for(name) == verb]
         for _, group in groupby(taken, lambda name: name.rpartition("/")[0]):

@@ -16,7 +16,8 @@ from foretrain.notes import Code, Note
 from foretrain.reading import resolved
 
 _PACKAGE = Path(__file__).parents[1]
-GENERATE, TRAIN = "data generate", "train"  # the verbs that take a config
+GENERATE, TRAIN, TUNE = "data generate", "train", "tune"  # the verbs that take a config
+_KINDS = {GENERATE: "synthetic series", TRAIN: "a training", TUNE: "a search"}
 _DATA = (".csv", ".tsv", ".txt", ".tsf", ".gz", ".zip", ".parquet", ".feather", ".xlsx", ".jsonl", ".npy", ".npz")
 SEE_LIST = "`foretrain config list` names the shipped ones."
 
@@ -75,7 +76,7 @@ def find_config(given: Path, verb: str = TRAIN) -> tuple[Path, Note | None]:
 
 def made_for(name: str) -> str:
     """Return the verb that takes a shipped config."""
-    return GENERATE if name.startswith("synthetic/") else TRAIN
+    return {"synthetic": GENERATE, "tune": TUNE}.get(name.partition("/")[0], TRAIN)
 
 
 def about(name: str) -> str:
@@ -142,5 +143,4 @@ def _check_verb(path: Path, verb: str) -> None:
         return
     name = place.relative_to(folder).with_suffix("").as_posix()
     if name in shipped_names() and made_for(name) != verb:
-        what = "synthetic series" if made_for(name) == GENERATE else "a training"
-        raise ConfigError(f"{name}: describes {what}: foretrain {made_for(name)} {name}.")
+        raise ConfigError(f"{name}: describes {_KINDS[made_for(name)]}: foretrain {made_for(name)} {name}.")

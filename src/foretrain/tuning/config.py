@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -101,6 +102,6 @@ class TuneConfig(Section):
         return self
 
 
-def load_study_config(path: Path, overrides: tuple[str, ...] = ()) -> TuneConfig:
+def load_study_config(path: Path, overrides: Sequence[str | tuple[str, Any]] = ()) -> TuneConfig:
     """Read the config of a study. Raises ConfigError."""
     return build(TuneConfig, apply_overrides(read_yaml(path), overrides), source=str(path))

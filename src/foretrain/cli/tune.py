@@ -1,0 +1,231 @@
+"""`foretrain tune CONFIG`, and what looks at studies. Imports neither torch, pandas, numpy nor Optuna."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from foretrain.cli.options import (
+    Overrides,
+    config_and_overrides,
+    dash_as_stdout,
+    prepare,
+    require_single_process,
+)
+from foretrain.errors import ConfigError
+
+if TYPE_CHECKING:
+    from foretrain.tuning.config import TuneConfig
+    from foretrain.tuning.records import TrialRecord
+    from foretrain.tuning.study import StudyFolder
+
+_SEARCH = "search"  # the command that `foretrain tune CONFIG` is
+
+
+class TuneGroup(TyperGroup):
+    """A group of which a first word that is none of its commands begins a search: `foretrain tune CONFIG`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments, with the command put before those of a search."""
+        if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
+            args = [_SEARCH, *args]
+        return super().parse_args(ctx, args)
+
+
+tune_app = typer.Typer(
+    cls=TuneGroup,
+    help="Search hyper-parameters: foretrain tune CONFIG [KEY=VALUE]... (its options: foretrain tune CONFIG --help).",
+    no_args_is_help=True,
+)
+StudyArgument = Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a study (output_dir).")]
+WorkersOption = Annotated[int | None, typer.Option(min=1, max=256, help="Processes of this machine (workers).")]
+TrialsOption = Annotated[int | None, typer.Option(min=1, max=100_000, help="Trials of the study (trials).")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+
+@tune_app.callback()
+def _group() -> None:
+    """Search hyper-parameters: foretrain tune CONFIG [KEY=VALUE]... (its options: foretrain tune CONFIG --help)."""
+
+
+@tune_app.command(_SEARCH, hidden=True)
+def search(
+    items: Overrides = None,
+    config: Annotated[Path | None, typer.Option(help="The config, if not given as first argument.")] = None,
+    workers: WorkersOption = None,
+    trials: TrialsOption = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the study in output_dir, if any, or join its workers.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check the study and describe it, without a trial.")
+    ] = False,
+) -> None:
+    """Search hyper-parameters of a run by the config of a study. Ctrl-C stops at checkpoints; --resume goes on."""
+    from foretrain.run.shipped import TUNE
+    from foretrain.tuning.config import load_study_config
+
+    path, overrides = config_and_overrides(items, config, example="tune tune/quick trials=10", verb=TUNE)
+    given = {"workers": workers, "trials": trials}
+    overrides += [(key, value) for key, value in given.items() if value is not None]
+    _start(load_study_config(path, overrides), resume, dry_run)
+
+
+@tune_app.command("resume")
+def tune_resume(folder: StudyArgument, workers: WorkersOption = None, trials: TrialsOption = None) -> None:
+    """Go on with a study that was stopped, or join its workers from this machine; --trials N lets it go on to N."""
+    from foretrain.tuning.study import open_study
+
+    config = open_study(folder).config
+    given = {"workers": workers, "trials": trials}
+    _start(config.model_copy(update={key: value for key, value in given.items() if value is not None}), True, False)
+
+
+@tune_app.command("show")
+def tune_show(folder: StudyArgument, as_json: JsonOption = False) -> None:
+    """Show a study: its trials, those at work, its workers, and the best trial beside the run as it stands."""
+    require_single_process("tune show")
+    from foretrain.tuning.leases import Leases
+    from foretrain.tuning.study import open_study
+    from foretrain.tuning.tables import history_lines
+
+    study = open_study(folder)
+    records = study.records()
+    if as_json:
+        found = [record.model_dump(mode="json") for record in records]
+        typer.echo(json.dumps(found, indent=1))
+        return
+    for line in history_lines(study, records, Leases(study.leases, "").holders()):
+        typer.echo(line)
+
+
+@tune_app.command("best")
+def tune_best(
+    folder: StudyArgument,
+    trial: Annotated[int | None, typer.Option(min=0, help="Of this trial (default: the best).")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The config to write, never overwritten (default: print it).")
+    ] = None,
+) -> None:
+    """Print the config of a run with the values of the best trial, and where they are from."""
+    require_single_process("tune best")
+    from foretrain.atomic import create_text, is_stream
+    from foretrain.tuning.study import open_study
+
+    study = open_study(folder)
+    text = _best_yaml(study, _winner(study, trial))
+    out = dash_as_stdout(out)
+    if out is None:
+        typer.echo(text, nl=False)
+        return
+    try:
+        create_text(out, text)
+    except FileExistsError:
+        raise ConfigError(f"{out}: exists, and is not overwritten. Name another file with --out.") from None
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise ConfigError(f"{out}: cannot be written ({error.strerror or error}). Name another file.") from None
+    if not is_stream(out):
+        verb = "train" if study.config.task == "train" else "config show"
+        typer.echo(f"wrote {out}" + (f"; foretrain {verb} {shlex.quote(str(out))}" if verb == "train" else ""))
+
+
+def _start(config: TuneConfig, resume: bool, dry_run: bool) -> None:
+    require_single_process("tune")
+    if find_spec("optuna") is None:
+        raise ConfigError("tune: needs the package optuna; pip install 'foretrain[tune]'.")
+    prepare(None)
+    from foretrain.tuning.checks import check_study
+    from foretrain.tuning.samplers import check_sampler
+
+    check_sampler(config)
+    for line in check_study(config):
+        typer.echo(line)
+    if dry_run:
+        _describe(config)
+        return
+    from foretrain.tuning.crew import Crew, CrewLost
+    from foretrain.tuning.study import STORAGE, create_study
+    from foretrain.tuning.tables import best_lines, state_line
+    from foretrain.tuning.worker import open_optuna
+
+    if config.storage is not None and "***@" in config.storage and STORAGE not in os.environ:
+        raise ConfigError(f"storage: study.yaml keeps no account of the database. Set {STORAGE} to its whole URL.")
+    study = create_study(config, resume)
+    with study.claims.held():  # tables of a new database are made once
+        open_optuna(study)
+    try:
+        Crew(study, config.workers, say=lambda line: typer.echo(line)).run()
+    except CrewLost as lost:
+        typer.echo(f"error: {lost}", err=True)
+        raise typer.Exit(1) from None
+    records = study.records()
+    typer.echo(state_line(study, records))
+    for line in best_lines(study, records):
+        typer.echo(line)
+    ended = sum(record.number >= 0 for record in records)
+    place = shlex.quote(str(study.path))
+    if ended < config.trials:
+        typer.echo(
+            f"{config.trials - ended} trials are left: foretrain tune resume {place}, unless the space has no more"
+        )
+    typer.echo(f"all trials: foretrain tune show {place}; the config of the best: foretrain tune best {place}")
+
+
+def _describe(config: TuneConfig) -> None:
+    """Print what a study would do."""
+    from foretrain.tuning.study import directions
+
+    objectives = [f"{one.metric} ({way})" for one, way in zip(config.objectives, directions(config), strict=True)]
+    typer.echo(f"study: {config.trials} trials of {config.run} in {config.output_dir}, {config.workers} at a time")
+    typer.echo(f"objective: {', '.join(objectives)} on {config.folds.count} validation folds")
+    typer.echo(f"sampler {config.sampler.kind}, pruner {config.pruner.kind}, seed {config.seed}")
+    for key, parameter in config.space.items():
+        rest = parameter.model_dump(exclude_defaults=True, exclude={"kind", "description"})
+        typer.echo(f"  {key}: {parameter.kind} {' '.join(f'{name}={value}' for name, value in rest.items())}")
+
+
+def _winner(study: StudyFolder, number: int | None) -> TrialRecord:
+    from foretrain.tuning.study import front
+
+    records = study.records()
+    if number is not None:
+        found = next((record for record in records if record.number == number and record.state == "complete"), None)
+        if found is None:
+            raise ConfigError(
+                f"--trial {number}: is no complete trial of {study.path}. foretrain tune show lists them."
+            )
+        return found
+    winners = front(records, study.directions)
+    if not winners:
+        raise ConfigError(f"{study.path}: has no best trial: none is complete and keeps to the constraints.")
+    if len(winners) > 1:
+        named = ", ".join(str(record.number) for record in winners[:20])
+        raise ConfigError(
+            f"{study.path}: no trial is best in all objectives; name one of the front by --trial: {named}."
+        )
+    return winners[0]
+
+
+def _best_yaml(study: StudyFolder, record: TrialRecord) -> str:
+    """Return the config of a trial, with its lineage in the first lines."""
+    from foretrain.config import dump_yaml
+    from foretrain.tuning.tables import figures
+
+    config = study.config
+    tree = study.run_tree(record.params) if config.task == "train" else dict(record.params)
+    what = config.run if config.task == "train" else f"forecast options of {config.model}"
+    shown = figures(study, record.values)
+    lines = [
+        f"{what} with the values of trial {record.number} of the study {study.path} ({study.hash}).",
+        f"Validation: {shown}; chosen among {sum(one.number >= 0 for one in study.records())} trials.",
+    ]
+    return "".join(f"# {line}\n" for line in lines) + dump_yaml(tree)

@@ -1,0 +1,107 @@
+"""Where a study is kept: a journal file that needs no server, or a database that Optuna reaches by a URL.
+
+Neither holds anything but JSON. Imports Optuna.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages.journal import BaseJournalBackend
+
+from foretrain.errors import ConfigError, DataError, TrainingError
+from foretrain.printing import without_secrets
+from foretrain.reading import parse_json
+from foretrain.tuning.shared_lock import SharedLock
+
+JOURNAL = "journal.jsonl"
+
+
+class StudyJournal(BaseJournalBackend):
+    """Optuna's operations, one JSON object a line, appended by several processes.
+
+    What a killed process left of a line is truncated when the file is opened and before each append, under the lock.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = SharedLock(path.with_name(f"{path.name}.lock"))
+        self._offsets = [0]  # byte at which line n begins, as far as it was read
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        with self._lock.held(), path.open("rb+") as file:
+            _drop_torn_line(file)
+
+    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
+        """Yield the operations from this number on. Raises DataError for a line that is none."""
+        with self.path.open("rb") as file:
+            number = min(log_number_from, len(self._offsets) - 1)
+            file.seek(self._offsets[number])
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return  # another process is writing it
+                if number + 1 == len(self._offsets):
+                    self._offsets.append(self._offsets[number] + len(line))
+                number += 1
+                if number > log_number_from:
+                    yield self._operation(line, number)
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Append operations, and sync them. Raises TrainingError if the disk refuses them."""
+        text = "".join(f"{json.dumps(log, separators=(',', ':'))}\n" for log in logs).encode()
+        with self._lock.held(), self.path.open("rb+", buffering=0) as file:
+            size = _drop_torn_line(file)
+            file.seek(size)
+            try:
+                if file.write(text) != len(text):
+                    raise OSError("the disk is full")
+                os.fsync(file.fileno())
+            except OSError as error:
+                file.truncate(size)
+                raise TrainingError(f"{self.path}: cannot be written: {error.strerror or error}.") from None
+
+    def _operation(self, line: bytes, number: int) -> dict[str, Any]:
+        try:
+            found = parse_json(line.decode())
+        except ValueError:
+            found = None
+        if not isinstance(found, dict) or not isinstance(found.get("op_code"), int):
+            raise DataError(
+                f"{self.path}: line {number} is no operation of a study; the file was damaged after it was written. "
+                "Restore it, or delete that line if the trials after it are to be kept."
+            )
+        return found
+
+
+def _drop_torn_line(file: Any) -> int:
+    """Truncate what follows the last whole line of a file. Returns its size."""
+    size = end = file.seek(0, os.SEEK_END)
+    while end:
+        start = max(0, end - 65536)
+        file.seek(start)
+        found = file.read(end - start).rfind(b"\n")
+        if found >= 0:
+            end = start + found + 1
+            break
+        end = start
+    if end < size:
+        file.truncate(end)
+    return end
+
+
+def open_storage(folder: Path, url: str | None) -> BaseStorage:
+    """Open the storage of the study in a folder; url: of a database. Raises ConfigError if that cannot be reached."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    if url is None:
+        return JournalStorage(StudyJournal(folder / JOURNAL))
+    try:
+        return optuna.storages.RDBStorage(url)
+    except Exception as error:  # of SQLAlchemy, and of the driver of whatever database
+        said = without_secrets(" ".join(str(error).split()))[:300].rstrip(". ")
+        raise ConfigError(f"storage: the database cannot be opened: {type(error).__name__}: {said}.") from None
