@@ -102,6 +102,7 @@ def run_verbs() -> None:
     verb("data", "download", "chronos-lite", "--from", ".", code=2)
     verb("data", "download", "chronos-lite", "--offline", code=2)
     verb("data", "download", "chronos-lite", code=2)
+    verb("tune", "show", "nowhere", code=2)
     verb("data", "market", "build", "nowhere", "--out", "lib", code=2)
     verb("data", "market", "download", "A/B", "--source", "ccxt", "--exchange", "nowhere", "--out", "coins", code=2)
     verb("benchmark", "run", "naive", "--suite", "local", "--data", "corpus", "--horizon", 3, "--out", "scores")

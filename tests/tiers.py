@@ -98,6 +98,7 @@ SLOW = (
     "tests/cli/test_runs.py",
     "tests/cli/test_seen_dates.py",
     "tests/cli/test_reading.py",
+    "tests/cli/test_tune.py",
     "tests/cli/test_unnamed.py",
     "tests/cli/test_rescale.py",
     "tests/test_config.py",
@@ -120,6 +121,7 @@ SLOW = (
     "tests/test_tutorials.py",  # 17 s: three pages of commands, 1 to 3 s each command that computes
     "tests/run/test_train.py",
     "tests/adapters/test_layers.py",
+    "tests/tuning/test_worker.py",
     "tests/training/test_ahead.py",
     "tests/training/test_checkpoint.py",
     "tests/training/test_evaluations.py",

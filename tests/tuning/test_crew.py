@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 from optuna.trial import TrialState
+from tests.tuning.cheap_studies import new_study
 from tests.tuning.fake_worker import STEPS
-from tests.tuning.studies import new_study
 from tests.waiting import DEADLINE, start_command, wait_until
 
 from foretrain.errors import ForetrainError

@@ -10,8 +10,8 @@ from pathlib import Path
 import optuna
 import pytest
 from optuna.trial import TrialState
+from tests.tuning.cheap_studies import new_study, tune_config
 from tests.tuning.fake_worker import STEPS, fake_trial
-from tests.tuning.studies import new_study, tune_config
 
 from foretrain.errors import ConfigError, DataError, Interrupted
 from foretrain.tuning.leases import MOST_DEATHS
