@@ -17,6 +17,12 @@ from foretrain.reading import read_object
 _PATIENCE = 2.0  # seconds to wait for others that record something
 
 
+def user_folder() -> Path:
+    """Return the folder of the user's records, whether it exists or not."""
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "foretrain"
+
+
 @dataclass(frozen=True)
 class CacheRecord:
     """A JSON file of facts by key, of which the newest `most` are kept. A lost fact costs time only."""
@@ -27,8 +33,7 @@ class CacheRecord:
     @property
     def file(self) -> Path:
         """Where the file is, or would be."""
-        base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-        return Path(base).expanduser() / "foretrain" / self.name
+        return user_folder() / self.name
 
     def read(self) -> dict[str, object]:
         """Return all facts; {} where there are none, or the file cannot be read."""

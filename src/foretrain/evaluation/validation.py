@@ -141,7 +141,7 @@ class Validation:
         self._precision = None if dtype == "float32" else getattr(torch, dtype)
         self._notes_shown = world is not None and not world.is_main  # only the main rank shows the notes, once
         self._warned: set[tuple[str, str]] = set()  # warnings of forecasts already shown
-        panel = _panel(config, data, opened, selections, seed)
+        panel = validation_panel(config, data, opened, selections, seed)
         self._losses = self._backtest = None
         self.units = {f"val_{name}": unit for name, unit in loss_units(model).items()} if config.loss else {}
         if forecasts:
@@ -157,7 +157,7 @@ class Validation:
                 world=world,
             )
             self._rows = _rows_of_corpora(self._backtest)
-            self.units |= {name: _UNITS[_measure(name)] for name in self._figures(self._backtest.naive)}
+            self.units |= {name: _UNITS[_measure(name)] for name in self.figures(self._backtest.naive)}
         elif not self._notes_shown:
             _warn_unused_settings(config, model)
         if config.loss:
@@ -179,24 +179,39 @@ class Validation:
             losses = validation_losses(self._losses, model, self._precision)
             found |= {f"val_{name}": value for name, value in losses.items()}
         if self._backtest is not None:
-            found |= self._score(self._backtest, model)
+            found |= self.figures(self.forecasts(model))
         return ValidationResult({name: value if math.isfinite(value) else math.nan for name, value in found.items()})
 
-    def _score(self, backtest: Backtest, model: Forecaster) -> dict[str, float]:
+    @property
+    def backtest(self) -> Backtest:
+        """The rows that forecasts are scored on. Raises ConfigError if they are not scored."""
+        if self._backtest is None:
+            raise ConfigError("evaluation.forecasts: false, so there are no forecasts to score. Leave it out.")
+        return self._backtest
+
+    def forecasts(self, model: Forecaster, *, context_length: int | None = None) -> Scored:
+        """Return a model's forecasts of those rows; every rank calls it.
+
+        context_length: steps of history that the model sees; None = those of the windows.
+        """
+        backtest = self.backtest
         request = backtest.request(
-            num_samples=self.config.num_samples, seed=self.seed, options=self._options, output=OutputSettings()
+            context_length=context_length,
+            num_samples=self.config.num_samples,
+            seed=self.seed,
+            options=self._options,
+            output=OutputSettings(),
         )
         with once(self._warned):
             found = backtest.forecast(model, request, dtype=self._precision)
         if not self._notes_shown:
             self._notes_shown = bool(forecast_notes(found.notes, "{}"))
             log_tallies(found.notes)
-        return self._figures(backtest.naive.forecast(found.quantiles))
+        return backtest.naive.forecast(found.quantiles)
 
-    def _figures(self, scored: Scored) -> dict[str, float]:
+    def figures(self, scored: Scored) -> dict[str, float]:
         """Return the metrics of all rows, and those of each corpus if there are several."""
-        assert self._backtest is not None
-        naive = self._backtest.naive
+        naive = self.backtest.naive
         found = {f"val_{name}": value for name, value in _figures(scored, naive).items()}
         for corpus, rows in self._rows.items():
             own = _figures(_taken(scored, rows), _taken(naive, rows))
@@ -239,9 +254,10 @@ def _rows_of_corpora(backtest: Backtest) -> dict[str, np.ndarray]:
     return {backtest.panel.name(k): np.flatnonzero(corpus == k) for k in present}
 
 
-def _panel(
+def validation_panel(
     config: EvaluationConfig, data: DataConfig, corpora: Sequence[Corpus], selections: Sequence[Selection], seed: int
 ) -> Panel:
+    """Return the windows that a validation scores. Raises DataError and ConfigError as Validation does."""
     stride, cuts = config.stride or data.prediction_length, data.cuts
     if isinstance(cuts, DateCuts) and cuts.validation_from is None:
         raise ConfigError(

@@ -180,11 +180,11 @@ def check_test_split(config: RunConfig, model: Trainable, source: AnySource | No
     cuts = config.data.cuts
     if source is None and isinstance(cuts, DateCuts):
         return []  # what lies after a date is not known without the data
-    windows, stride = _test_windows(config, () if source is None else source.corpora)
+    windows, stride = test_windows(config, () if source is None else source.corpora)
     needed = origins_needed(lag_in_origins(config.data.prediction_length, stride))
     settings, items = config.evaluation, True
     if source is not None:
-        check_clusters(source.corpora, _scored_columns(config, source), settings.clusters)
+        check_clusters(source.corpora, scored_columns(config, source), settings.clusters)
         items = can_test_items(source.corpora, settings.clusters, settings.max_items)
     if windows >= needed or not settings.require_significance or (settings.promote_over == ITEMS and items):
         return []
@@ -200,7 +200,7 @@ def check_test_split(config: RunConfig, model: Trainable, source: AnySource | No
     return [Note(Code.TOO_FEW_ORIGINS, text, {"origins": windows, "needed": needed, "test_steps_needed": steps})]
 
 
-def _test_windows(config: RunConfig, corpora: Sequence[Corpus]) -> tuple[int, int]:
+def test_windows(config: RunConfig, corpora: Sequence[Corpus]) -> tuple[int, int]:
     """Return the number of windows in an item's test part, the most of any item, and the steps between them."""
     horizon, cuts = config.data.prediction_length, config.data.cuts
     if isinstance(cuts, DateCuts):
@@ -239,13 +239,13 @@ def run_gate(config: RunConfig, model: Trainable, source: AnySource, world: Worl
         return None
     settings, kind = config.evaluation, family(config.model.family)
     release = Path(config.output_dir) / "release"
-    windows, stride = _test_windows(config, source.corpora)
+    windows, stride = test_windows(config, source.corpora)
     options = chosen_options(settings, kind)
     with merged(model):
         result = evaluate(
             model,
             source.corpora,
-            selection=_scored_columns(config, source),
+            selection=scored_columns(config, source),
             prediction_length=config.data.prediction_length,
             num_windows=windows,
             stride=stride,
@@ -306,7 +306,7 @@ def _scored_items(config: RunConfig, source: AnySource) -> ScoredItems | None:
     return ScoredItems((TRAINED,), tuple(items.among(corpus.num_series) for corpus, items in pairs))
 
 
-def _scored_columns(config: RunConfig, source: AnySource) -> list[Selection]:
+def scored_columns(config: RunConfig, source: AnySource) -> list[Selection]:
     """Return the columns of each corpus that the gate scores: those of validation."""
     kind, pairs = family(config.model.family), zip(source.corpora, source.selections, strict=True)
     return [validation_columns(*pair, config.evaluation.target, kind) for pair in pairs]
