@@ -27,6 +27,8 @@ NEVER = "parity or gpu"  # `make parity` and `make gpu` run these
 # Left out of the quick tier: all that take more than a second of CPU (`pytest --durations=0`), but for the contract of
 # all families and the architecture. What stays covers every package.
 SLOW = (
+    "tests/tuning/test_folds.py",
+    "tests/tuning/test_trial.py",
     "tests/data/market/test_adjustment.py",
     "tests/data/market/test_metadata.py",
     "tests/data/market/test_review.py",

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from tests.tuning.studies import never, study
 
-from foretrain.data.store import Corpus
+from foretrain.data.writer import CorpusWriter
 from foretrain.errors import ConfigError
 from foretrain.tuning.candidates import fold_configs
 from foretrain.tuning.losses import read_losses
@@ -36,7 +37,7 @@ def test_folds_step_back_by_the_length_of_a_block(tmp_path: Path) -> None:
 
 def test_a_library_has_no_folds_that_step_back(tmp_path: Path) -> None:
     change = {**DATES, "data.validation_from": "library", "data.test_from": "library"}
-    with pytest.raises(ConfigError, match="folds.count: 2, and data.test_from is library"):
+    with pytest.raises(ConfigError, match=r"folds\.count: 2, and data.test_from is library"):
         fold_configs(study(tmp_path, change=change, folds={"count": 2}), {}, tmp_path)
 
 
@@ -52,15 +53,14 @@ def test_a_trial_reads_nothing_after_the_block_of_its_fold(tmp_path: Path, leak:
     tables = []
     for name, values in (("as-it-was", series), ("changed", changed)):
         folder = tmp_path / name
-        corpus = Corpus.from_arrays(list(values), name="walk")
-        tables.append(_losses_of_fold(folder, corpus, 1))
+        with CorpusWriter(folder / "corpus", ["a"], time="steps") as writer:
+            for number, one in enumerate(values):
+                writer.add(f"item{number}", one)
+        tables.append(_losses_of_fold(folder, 1))
     assert tables[0].equals(tables[1]) != leak
 
 
-def _losses_of_fold(folder: Path, corpus: Corpus, fold: int):
-    from foretrain.data.writer import write_corpus
-
-    write_corpus(corpus, folder / "corpus")
+def _losses_of_fold(folder: Path, fold: int) -> pa.Table:
     config = study(folder, change={"data.corpora": [{"path": str(folder / "corpus")}]}, folds={"count": 2})
     record = run_trial(config, 0, {RATE: 0.01}, folder / "t", source="sampler", report=never)
     assert record.state == "complete", record.message
