@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from foretrain.config import Section, apply_overrides, build, read_yaml
+from foretrain.tuning.adviser.config import AdviserConfig
 from foretrain.tuning.space import Parameter, SearchSpace
 
 
@@ -28,9 +29,12 @@ class Constraints(Section):
 
 
 class SamplerConfig(Section):
-    """Who proposes candidates. gp takes no conditional space, cmaes no conditional and no categorical one."""
+    """Who proposes candidates. gp takes no conditional space, cmaes no conditional and no categorical one.
 
-    kind: Literal["tpe", "gp", "cmaes", "random", "grid"] = "tpe"
+    adviser: a language model fills the queue, and tpe proposes while it is empty.
+    """
+
+    kind: Literal["tpe", "gp", "cmaes", "random", "grid", "adviser"] = "tpe"
     startup_trials: int = Field(default=10, ge=0)  # random ones before tpe, gp and cmaes have something to go by
     multivariate: bool = True  # tpe: parameters are drawn together, and conditional ones by group
 
@@ -68,6 +72,7 @@ class TuneConfig(Section):
     objectives: tuple[StudyObjective, ...] = (StudyObjective(metric="val_wql"),)
     constraints: Constraints = Constraints()
     sampler: SamplerConfig = SamplerConfig()
+    adviser: AdviserConfig | None = None  # goes with sampler.kind: adviser
     pruner: PrunerConfig = PrunerConfig()
     folds: FoldsConfig = FoldsConfig()
     trials: int = Field(default=20, ge=1, le=100_000)
@@ -90,6 +95,8 @@ class TuneConfig(Section):
     @model_validator(mode="after")
     def _check(self) -> TuneConfig:
         SearchSpace(self.space)
+        if (self.sampler.kind == "adviser") != (self.adviser is not None):
+            raise ValueError("adviser: goes with sampler.kind: adviser, which needs it, and with no other sampler")
         if len(self.objectives) > 1 and self.pruner.kind != "none":
             raise ValueError(
                 "pruner: several objectives have no single curve to prune by, and Optuna has no pruning for them; "

@@ -127,8 +127,9 @@ class CategoricalParameter(_Parameter):
         return CategoricalDistribution(self.choices)
 
     def schema(self) -> dict[str, Any]:
-        """Return the JSON schema of a value."""
-        return {"enum": list(self.choices)}
+        """Return the JSON schema of a value; strict readers of schemas want its types beside the choices."""
+        types = list(dict.fromkeys(_json_type(choice) for choice in self.choices))
+        return {"type": types[0] if len(types) == 1 else types, "enum": list(self.choices)}
 
     def fitted(self, value: Any) -> Value:
         """Return the choice that equals a value. Raises ValueError if none does."""
@@ -197,10 +198,14 @@ class SearchSpace:
         return all(other in values and _is_among(values[other], allowed) for other, allowed in when.items())
 
     def suggest(self, trial: Trial) -> Candidate:
-        """Return the candidate that an Optuna trial draws, key by key."""
+        """Return the candidate that an Optuna trial draws, key by key.
+
+        Raises ConfigError for an enqueued value outside the space, which Optuna hands out with no more than a warning.
+        """
         values: Candidate = {}
         for key, parameter in self.parameters.items():
             if self.is_active(key, values):
+                _check_fixed(key, parameter, trial._fixed_params)
                 values[key] = trial._suggest(key, parameter.distribution())
         return values
 
@@ -252,6 +257,29 @@ class SearchSpace:
         }
 
 
+def _check_fixed(key: str, parameter: FloatParameter | IntParameter | CategoricalParameter, fixed: Any) -> None:
+    """Raise ConfigError for a value of an enqueued trial that the parameter does not allow."""
+    if key not in fixed:
+        return
+    value = fixed[key]
+    try:
+        nearest = parameter.fitted(value)
+    except ValueError as error:
+        raise ConfigError(f"{key}: {error}, in a trial that was enqueued.") from None
+    close = isinstance(nearest, float) and math.isclose(nearest, value, rel_tol=1e-9)
+    if nearest != value and not close:
+        raise ConfigError(f"{key}: {value!r} is outside the search space, in a trial that was enqueued.")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _json_type(value: Value) -> str:
+    names = {bool: "boolean", int: "integer", float: "number", str: "string", type(None): "null"}
+    return names[type(value)]
+
+
 def _check_bounds(low: float, high: float, log: bool) -> None:
     if low > high:
         raise ValueError(f"low {low:g} is above high {high:g}")
@@ -261,7 +289,7 @@ def _check_bounds(low: float, high: float, log: bool) -> None:
 
 def _number(value: Any) -> float:
     """Return a finite number. Raises ValueError."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if not _is_number(value):
         raise ValueError(f"takes a number, not {value!r}")
     try:
         number = float(value)
@@ -274,9 +302,7 @@ def _number(value: Any) -> float:
 
 def _tagged(value: Any) -> tuple[str, Any]:
     """Return a value that differs for 1, True and "1", and is the same for 1 and 1.0."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return type(value).__name__, value
-    return "number", value
+    return "number" if _is_number(value) else type(value).__name__, value
 
 
 def _is_among(value: Value, allowed: tuple[Value, ...]) -> bool:
