@@ -252,12 +252,14 @@ def test_no_name_of_the_user_s_data_leaves(tmp_path: Path) -> None:
     assert f"[{curve[-1][0]},{curve[-1][1]:.6g}" in sent and sent.count("],[") == CURVE_POINTS - 1
 
 
-def test_guidance_and_descriptions_are_sent_as_they_are(tmp_path: Path) -> None:
-    tree = SPACE | {"optimizer.lr": SPACE["optimizer.lr"] | {"description": "peak of the schedule"}}
-    with FakeServer([suggest(rate(1e-3))]) as server:
+def test_guidance_descriptions_and_scales_are_sent(tmp_path: Path) -> None:
+    length = {"kind": "int", "low": 64, "high": 256, "step": 64}
+    tree = SPACE | {"optimizer.lr": SPACE["optimizer.lr"] | {"description": "peak of the schedule"}, "length": length}
+    with FakeServer([suggest(rate(1e-3) | {"length": 64})]) as server:
         adviser(server, tmp_path, tree, guidance="Keep the rate low.").advise([], 1)
     sent = server.requests[0]["messages"][1]["content"]
     assert "Keep the rate low." in sent and "peak of the schedule" in sent and "minimize val_wql" in sent
+    assert "optimizer.lr: logarithmic" in sent and "length: steps of 64 from 64" in sent
     assert 'adapter.rank exists only with {"tuned":["lora"]}' in sent
 
 

@@ -80,6 +80,7 @@ class Adviser:
         shown = told(history, self.config.history_limit, self._directions)
         return SuggestionRequest(
             hyperparam_schema=self._disguise.schema(),
+            scales=self._disguise.scales(),
             conditions=self._disguise.conditions(),
             objectives=self._objectives,
             guidance=self.config.guidance,

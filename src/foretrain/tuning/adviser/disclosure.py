@@ -62,6 +62,18 @@ class Disguise:
                     node["enum"] = [self._show(shown, value) for value in node["enum"]]
         return schema
 
+    def scales(self) -> dict[str, str]:
+        """Return how values of numeric keys are spaced, where that is not evenly and without gaps."""
+        found = {}
+        for key, parameter in self._space.parameters.items():
+            if isinstance(parameter, CategoricalParameter):
+                continue
+            if parameter.log:
+                found[key] = "logarithmic"
+            elif parameter.step not in (None, 1):
+                found[key] = f"steps of {parameter.step:g} from {parameter.low:g}"
+        return found
+
     def conditions(self) -> dict[str, dict[str, tuple[Value, ...]]]:
         """Return the values of other keys with which conditional keys exist."""
         return {

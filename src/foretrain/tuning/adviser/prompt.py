@@ -24,6 +24,8 @@ def messages(request: SuggestionRequest) -> list[dict[str, str]]:
     if request.guidance.strip():
         parts.append(f"Guidance of the user:\n{request.guidance.strip()}")
     parts.append(f"Search space, as the JSON schema of one proposal:\n{_compact(request.hyperparam_schema)}")
+    if request.scales:
+        parts.append("Scales:\n" + "\n".join(f"{key}: {scale}" for key, scale in request.scales.items()))
     if request.conditions:
         lines = [f"{key} exists only with {_compact(when)}" for key, when in request.conditions.items()]
         parts.append("Conditions:\n" + "\n".join(lines))

@@ -34,6 +34,7 @@ class SuggestionRequest(Section):
     """All that leaves this machine, before it is put into words."""
 
     hyperparam_schema: dict[str, Any]  # JSON schema of one candidate
+    scales: dict[str, str]  # keys whose values are spaced otherwise than evenly, which a schema cannot say
     conditions: dict[str, dict[str, tuple[Value, ...]]]  # keys that exist only beside certain values of others
     objectives: tuple[ObjectiveSent, ...]
     guidance: str
