@@ -29,6 +29,9 @@ NEVER = "parity or gpu"  # `make parity` and `make gpu` run these
 SLOW = (
     "tests/tuning/test_folds.py",
     "tests/tuning/test_trial.py",
+    "tests/tuning/adviser/test_adviser.py",
+    "tests/tuning/adviser/test_client.py",
+    "tests/tuning/adviser/test_fill.py",
     "tests/data/market/test_adjustment.py",
     "tests/data/market/test_metadata.py",
     "tests/data/market/test_review.py",

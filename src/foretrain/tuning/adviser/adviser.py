@@ -25,7 +25,7 @@ from foretrain.reading import Unreadable, parse_json
 from foretrain.tuning.adviser.client import Answer, ChatClient
 from foretrain.tuning.adviser.config import AdviserConfig
 from foretrain.tuning.adviser.disclosure import Disguise, public_metrics, told
-from foretrain.tuning.adviser.log import LOG, AdviserLog, Exchange
+from foretrain.tuning.adviser.log import LOG, AdviserLog, AdviserExchange
 from foretrain.tuning.adviser.records import (
     ObjectiveSent,
     PastTrial,
@@ -90,7 +90,7 @@ class Adviser:
             model=self.config.model,
         )
 
-    def silence(self, exchanges: Sequence[Exchange]) -> str | None:
+    def silence(self, exchanges: Sequence[AdviserExchange]) -> str | None:
         """Return why it is asked no more, for good; None while it is."""
         spent, usd = self.spent(exchanges)
         config = self.config
@@ -106,7 +106,7 @@ class Adviser:
             return f"all {len(self._recorded)} recorded answers of {config.replay_from} are used"
         return None
 
-    def spent(self, exchanges: Sequence[Exchange]) -> tuple[Usage, float]:
+    def spent(self, exchanges: Sequence[AdviserExchange]) -> tuple[Usage, float]:
         """Return the tokens of all exchanges and their price in USD (0 without prices)."""
         usage = Usage(
             input_tokens=sum(one.usage.input_tokens for one in exchanges),
@@ -152,7 +152,7 @@ class Adviser:
             self._say(f"An answer of the adviser held no usable candidate: {response.problem}.")
         return [Suggestion(one.id, one.values) for one in accepted if one.values is not None]
 
-    def _answer(self, request: SuggestionRequest, exchanges: Sequence[Exchange], reserve: Usage) -> Answer:
+    def _answer(self, request: SuggestionRequest, exchanges: Sequence[AdviserExchange], reserve: Usage) -> Answer:
         if self._client is not None:
             return self._client.ask(request, lambda lost: self._affordable(exchanges, _sum(lost, reserve)))
         recorded = self._recorded[_answered(exchanges)]
@@ -208,7 +208,7 @@ class Adviser:
         seen.add(identity)
         return Verdict(id=name, accepted=True, values=checked.values, changes=tuple(map(_short, checked.changes)))
 
-    def _affordable(self, exchanges: Sequence[Exchange], more: Usage) -> bool:
+    def _affordable(self, exchanges: Sequence[AdviserExchange], more: Usage) -> bool:
         spent, _ = self.spent(exchanges)
         after = _sum(spent, more)
         tokens, usd = self.config.budget_tokens, self.config.budget_usd
@@ -221,7 +221,7 @@ class Adviser:
             + usage.output_tokens * (config.usd_per_million_output or 0.0)
         ) / 1e6
 
-    def _recording(self) -> list[Exchange]:
+    def _recording(self) -> list[AdviserExchange]:
         """Return the exchanges that are replayed. Raises ConfigError."""
         if self.config.replay_from is None:
             return []
@@ -264,7 +264,7 @@ def _digits(value: Any) -> Any:
     return f"{float(value) + 0.0:.6g}"
 
 
-def _bad_in_a_row(exchanges: Sequence[Exchange]) -> int:
+def _bad_in_a_row(exchanges: Sequence[AdviserExchange]) -> int:
     count = 0
     for one in reversed(exchanges):
         if one.accepted:
@@ -273,11 +273,11 @@ def _bad_in_a_row(exchanges: Sequence[Exchange]) -> int:
     return count
 
 
-def _answered(exchanges: Sequence[Exchange]) -> int:
+def _answered(exchanges: Sequence[AdviserExchange]) -> int:
     return sum(one.answered is not None for one in exchanges)
 
 
-def _must_wait(exchanges: Sequence[Exchange]) -> bool:
+def _must_wait(exchanges: Sequence[AdviserExchange]) -> bool:
     """Return whether the server asked to be left alone for longer than has passed since."""
     last = exchanges[-1].answered if exchanges else None
     if last is None or last.response.retry_after_s is None:

@@ -25,7 +25,7 @@ _LONGEST_LINE = 16 << 20  # bytes; an answer of 1 MB may grow sixfold as ASCII J
 
 
 @dataclass(frozen=True)
-class Exchange:
+class AdviserExchange:
     """A request and its answer, which is None if the worker that asked was killed."""
 
     asked: RequestLine
@@ -74,17 +74,17 @@ class AdviserLog:
             file.flush()
             os.fsync(file.fileno())
 
-    def exchanges(self) -> list[Exchange]:
+    def exchanges(self) -> list[AdviserExchange]:
         """Return all exchanges, in their order. Raises ConfigError for a line that cannot be used."""
-        found: dict[int, Exchange] = {}
+        found: dict[int, AdviserExchange] = {}
         for number, value in self._lines():
             try:
                 if value.get("kind") == "response":
                     answered = ResponseLine.model_validate(value)
-                    found[answered.exchange] = Exchange(found[answered.exchange].asked, answered)
+                    found[answered.exchange] = AdviserExchange(found[answered.exchange].asked, answered)
                 else:
                     asked = RequestLine.model_validate(value)
-                    found[asked.exchange] = Exchange(asked, None)
+                    found[asked.exchange] = AdviserExchange(asked, None)
             except (ValidationError, KeyError, AttributeError) as error:
                 reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else "no exchange"
                 raise self._unusable(number, f"holds no exchange of an adviser ({reason})") from None
