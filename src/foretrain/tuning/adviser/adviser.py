@@ -25,7 +25,7 @@ from foretrain.reading import Unreadable, parse_json
 from foretrain.tuning.adviser.client import Answer, ChatClient
 from foretrain.tuning.adviser.config import AdviserConfig
 from foretrain.tuning.adviser.disclosure import Disguise, public_metrics, told
-from foretrain.tuning.adviser.log import LOG, AdviserLog, AdviserExchange
+from foretrain.tuning.adviser.log import LOG, AdviserExchange, AdviserLog
 from foretrain.tuning.adviser.records import (
     ObjectiveSent,
     PastTrial,
