@@ -55,7 +55,7 @@ def test_a_trial_reads_nothing_after_the_block_of_its_fold(tmp_path: Path, leak:
         folder = tmp_path / name
         with CorpusWriter(folder / "corpus", ["a"], time="steps") as writer:
             for number, one in enumerate(values):
-                writer.add(f"item{number}", one)
+                writer.append(f"item{number}", one)
         tables.append(_losses_of_fold(folder, 1))
     assert tables[0].equals(tables[1]) != leak
 
