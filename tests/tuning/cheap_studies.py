@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tests.tuning import needs_optuna  # noqa: F401
+
 from foretrain.config import build
 from foretrain.tuning.config import TuneConfig
 from foretrain.tuning.study import StudyFolder, create_study

@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from optuna.trial import TrialState
 from tests.tuning.cheap_studies import new_study
 from tests.tuning.fake_worker import STEPS
+from tests.tuning.needs_optuna import TrialState
 from tests.waiting import DEADLINE, start_command, wait_until
 
 from foretrain.errors import ForetrainError

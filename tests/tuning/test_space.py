@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-import optuna
 import pytest
+from tests.tuning.needs_optuna import optuna
 
 from foretrain.config import build
 from foretrain.errors import ConfigError

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.tuning import needs_optuna  # noqa: F401
 
 from foretrain.errors import ConfigError, DataError, TrainingError
 from foretrain.processes import this_process

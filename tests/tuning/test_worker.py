@@ -7,11 +7,10 @@ import os
 import signal
 from pathlib import Path
 
-import optuna
 import pytest
-from optuna.trial import TrialState
 from tests.tuning.cheap_studies import new_study, tune_config
 from tests.tuning.fake_worker import STEPS, fake_trial
+from tests.tuning.needs_optuna import TrialState, optuna
 
 from foretrain.errors import ConfigError, DataError, Interrupted
 from foretrain.tuning.leases import MOST_DEATHS

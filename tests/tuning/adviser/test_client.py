@@ -21,6 +21,8 @@ from foretrain.tuning.adviser.records import Usage
 from foretrain.tuning.config import TuneConfig
 from foretrain.tuning.space import SearchSpace
 
+pytest.importorskip("openai", reason="needs the extra tune: openai")
+
 pytestmark = pytest.mark.processes  # serves on a socket
 
 SPACE = {

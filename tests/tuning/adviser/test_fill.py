@@ -8,9 +8,9 @@ import threading
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pytest
 from tests.tuning.adviser.fake_server import FakeServer, Reply, suggest
+from tests.tuning.needs_optuna import optuna
 
 from foretrain.config import build
 from foretrain.errors import ConfigError
@@ -19,6 +19,8 @@ from foretrain.tuning.adviser.config import AdviserConfig
 from foretrain.tuning.adviser.fill import LEASE, past_trial, refill
 from foretrain.tuning.config import TuneConfig
 from foretrain.tuning.space import SearchSpace
+
+pytest.importorskip("openai", reason="needs the extra tune: openai")
 
 pytestmark = pytest.mark.processes  # serves on a socket
 
