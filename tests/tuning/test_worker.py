@@ -106,10 +106,10 @@ def test_enqueued_candidates_come_first_with_their_origin_and_none_twice(tmp_pat
     study = new_study(tmp_path, trials=3)
     queue = open_optuna(study)
     for number in range(2):
-        queue.enqueue_trial({"rate": 0.5}, user_attrs={"source": "adviser", "suggestion": {"request": number}})
+        queue.enqueue_trial({"rate": 0.5}, user_attrs={"source": "adviser", "suggestion": f"{number}-0"})
     records = finished(study)
     assert [record.source for record in records] == ["default", "adviser", "sampler", "sampler"]
-    assert records[1].params == {"rate": 0.5} and records[1].suggestion == {"request": 0}
+    assert records[1].params == {"rate": 0.5} and records[1].suggestion == "0-0"
 
 
 def test_an_exception_fails_its_trial_alone_and_an_error_of_the_study_ends_it(tmp_path: Path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -46,4 +46,4 @@ class TrialRecord(Section):
     started: str = ""
     ended: str = ""
     message: Annotated[str, Field(max_length=2000)] = ""  # why it failed or was pruned
-    suggestion: dict[str, Any] | None = None  # where a proposal of the adviser stands in its log
+    suggestion: str | None = None  # where a proposal of the adviser stands in its log

@@ -111,7 +111,7 @@ def _ask(
 
 def _sampler(config: TuneConfig, seed: int) -> BaseSampler:
     settings = config.sampler
-    if settings.kind == "tpe":
+    if settings.kind in ("tpe", "adviser"):  # of which the second proposes through the queue (adviser/fill.py)
         return optuna.samplers.TPESampler(
             n_startup_trials=settings.startup_trials,
             multivariate=settings.multivariate,

@@ -18,13 +18,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Protocol
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from foretrain.errors import ConfigError, ForetrainError, Interrupted
 from foretrain.processes import in_import, send_again
+from foretrain.tuning.adviser.adviser import Adviser
+from foretrain.tuning.adviser.fill import refill
 from foretrain.tuning.config import TuneConfig
 from foretrain.tuning.leases import MOST_DEATHS, Heartbeat, Leases, LeaseState
 from foretrain.tuning.records import DEFAULT_TRIAL, Source, TrialRecord
@@ -69,7 +71,7 @@ class Claim:
     source: Source
     lease: LeaseState
     trial_id: int | None = None
-    suggestion: dict[str, Any] | None = None
+    suggestion: str | None = None
 
 
 class TuneWorker:
@@ -80,6 +82,7 @@ class TuneWorker:
         self._config, self._space = folder.config, SearchSpace(folder.config.space)
         self._leases = Leases(folder.leases, name)
         self._study = open_optuna(folder)
+        self._adviser = _adviser(folder, self._space)
         self._stopped: int | None = None  # the exit code that a signal asks for
         self._in_trial = False
         self._exhausted_at: int | None = None  # trials after which no new candidate was found
@@ -90,6 +93,7 @@ class TuneWorker:
         previous = {n: signal.signal(n, self._on_signal) for n in (signal.SIGINT, signal.SIGTERM)}
         try:
             while self._may_go_on():
+                self._ask_adviser()
                 claim, others = self._claim()
                 if claim is not None:
                     self._work(claim)
@@ -117,6 +121,13 @@ class TuneWorker:
             return
         self._in_trial = False
         raise Interrupted(self._stopped, "stopped in a trial, to be gone on with later")
+
+    def _ask_adviser(self) -> None:
+        """Let the adviser fill the queue, if there is one, the queue runs out, and no other worker asks."""
+        if self._adviser is None or self._folder.record(DEFAULT_TRIAL) is None:  # the default is what it goes by first
+            return
+        began = _count(self._study.get_trials(deepcopy=False))
+        refill(self._study, self._adviser, self._config.trials - began)
 
     def _claim(self) -> tuple[Claim | None, bool]:
         """Return a trial to work on, and whether others are at work, whose trials may fall to this one."""
@@ -191,7 +202,7 @@ class TuneWorker:
             source if source in _SOURCES else "user",
             lease,
             trial._trial_id,
-            suggestion if isinstance(suggestion, dict) else None,
+            suggestion if isinstance(suggestion, str) else None,
         )
 
     def _refuse_repeated(self, number: int, candidate: Candidate) -> None:
@@ -312,6 +323,14 @@ class TuneWorker:
         if left := self._folder.trim(running):
             _log.warning("disk_gb: checkpoints take %.1f GB more, of the best trial and of those at work", left / 1e9)
         _log.info("trial %d: %s %s %s", record.number, record.state, record.values or "", record.message)
+
+
+def _adviser(folder: StudyFolder, space: SearchSpace) -> Adviser | None:
+    config = folder.config.adviser
+    if config is None:
+        return None
+    objectives = zip((one.metric for one in folder.config.objectives), folder.directions, strict=True)
+    return Adviser(config, space, list(objectives), folder.path)
 
 
 def open_optuna(folder: StudyFolder) -> optuna.Study:

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 from tests.tuning.adviser.fake_server import FakeServer, Reply, suggest
+from tests.tuning.cheap_studies import new_study as cheap_study
+from tests.tuning.fake_worker import fake_trial
 from tests.tuning.needs_optuna import optuna
 
 from foretrain.config import build
@@ -19,6 +21,7 @@ from foretrain.tuning.adviser.config import AdviserConfig
 from foretrain.tuning.adviser.fill import LEASE, past_trial, refill
 from foretrain.tuning.config import TuneConfig
 from foretrain.tuning.space import SearchSpace
+from foretrain.tuning.worker import TuneWorker
 
 pytest.importorskip("openai", reason="needs the extra tune: openai")
 
@@ -53,6 +56,24 @@ def new_study(folder: Path | None = None) -> optuna.Study:
         backend = optuna.storages.journal.JournalFileBackend(str(folder / "journal.log"))
         storage = optuna.storages.JournalStorage(backend)
     return optuna.create_study(storage=storage, sampler=optuna.samplers.TPESampler(seed=0))
+
+
+def test_workers_draw_from_the_queue_first_and_from_tpe_then(tmp_path: Path) -> None:
+    """1e9 is clipped and an unknown category refused before a trainer sees them."""
+    with FakeServer([suggest({"rate": 1e9}, {"rate": 0.5}, {"rate": "most"})]) as server:
+        settings = {"model": "fake", "base_url": server.url, "api_key_env": None, "batch": 3, "attempts": 1}
+        study = cheap_study(tmp_path, trials=5, sampler={"kind": "adviser"}, adviser=settings)
+        seen = list[Any]()
+
+        def runner(config: TuneConfig, number: int, candidate: Any, folder: Path, **more: Any) -> Any:
+            seen.append(candidate)
+            return fake_trial(config, number, candidate, folder, **more)
+
+        TuneWorker(study, runner).run()
+    records = study.records()
+    assert [record.source for record in records] == ["default", "adviser", "adviser", "sampler", "sampler", "sampler"]
+    assert [record.params for record in records] == seen and seen[1:3] == [{"rate": 1.0}, {"rate": 0.5}]
+    assert all(0 < candidate["rate"] <= 1 for candidate in seen[1:]) and records[1].suggestion is not None
 
 
 def one(kind: str, rate: float, size: int | None = None) -> dict[str, Any]:
