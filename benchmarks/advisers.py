@@ -186,7 +186,8 @@ def main() -> None:
         "answers": "scripted, by benchmarks.advisers.descend; no language model", "excess": found,
     }  # fmt: skip
     if args.json:
-        args.json.write_text(json.dumps(facts) + "\n", encoding="utf-8")
+        lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in facts.items())
+        args.json.write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
     if args.page:
         args.page.write_text(page(facts, args.repeats), encoding="utf-8")
     if args.picture:

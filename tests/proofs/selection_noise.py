@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,7 @@ def main() -> int:
     asked = parser.parse_args()
     told: dict[str, Any] = {
         "settings": {name: value for name, value in vars(asked).items() if name != "json"},
-        "machine": platform.processor() or platform.machine(),
+        "machine": f"{platform.machine()} ({os.cpu_count()} cores)",
     }
     for name, planted in (("noise", 0.0), ("planted", asked.planted)):
         rows = [repeat(seed, asked.trials, asked.dates, asked.items, planted) for seed in range(asked.repeats)]

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from foretrain.tuning.records import TrialRecord
     from foretrain.tuning.study import StudyFolder
 
-_SEARCH = "search"  # the command that `foretrain tune CONFIG` is
+SEARCH = "search"  # the command that `foretrain tune CONFIG` is
 
 
 class TuneGroup(TyperGroup):
@@ -35,7 +35,7 @@ class TuneGroup(TyperGroup):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the arguments, with the command put before those of a search."""
         if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
-            args = [_SEARCH, *args]
+            args = [SEARCH, *args]
         return super().parse_args(ctx, args)
 
 
@@ -55,7 +55,7 @@ def _group() -> None:
     """Search hyper-parameters: foretrain tune CONFIG [KEY=VALUE]... (its options: foretrain tune CONFIG --help)."""
 
 
-@tune_app.command(_SEARCH, hidden=True)
+@tune_app.command(SEARCH, hidden=True)
 def search(
     items: Overrides = None,
     config: Annotated[Path | None, typer.Option(help="The config, if not given as first argument.")] = None,
