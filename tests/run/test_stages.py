@@ -295,7 +295,8 @@ def references(value: Any) -> list[str]:
     return [ref for item in value for ref in references(item)] if isinstance(value, list) else []
 
 
-RUNS = sorted({*CONFIGS.rglob("*.yaml")} - {*CONFIGS.glob("synthetic/*")})  # synthetic/ holds mixtures of generators
+# synthetic/ holds mixtures of generators, tune/ searches
+RUNS = sorted({*CONFIGS.rglob("*.yaml")} - {*CONFIGS.glob("synthetic/*"), *CONFIGS.glob("tune/*")})
 
 
 @pytest.mark.parametrize("path", RUNS, ids=lambda p: str(p.relative_to(CONFIGS)))

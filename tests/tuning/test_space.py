@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from tests.tuning.needs_optuna import optuna
 
 from foretrain.config import build
 from foretrain.errors import ConfigError
-from foretrain.tuning.config import TuneConfig
+from foretrain.run.shipped import config_folder, find_config
+from foretrain.run.stages import load_any
+from foretrain.tuning.config import TuneConfig, load_study_config
 from foretrain.tuning.space import SearchSpace
 
 SPACE = {
@@ -122,3 +125,17 @@ def test_several_objectives_exclude_pruning() -> None:
     assert len(config(objectives=both).objectives) == 2
     with pytest.raises(ConfigError, match="no single curve"):
         config(objectives=both, pruner={"kind": "median"})
+
+
+def test_every_shipped_search_is_of_a_run_that_is_there_and_tries_keys_of_its_config() -> None:
+    found = sorted(config_folder().glob("tune/*.yaml"))
+    for path in found:
+        study = load_study_config(path)
+        values = {key: SearchSpace(study.space).parameters[key].fitted(low_of(study, key)) for key in study.space}
+        assert load_any(find_config(Path(study.run))[0], [*study.set.items(), *values.items()])
+    assert [path.name for path in found] == ["quick.yaml"]
+
+
+def low_of(study: TuneConfig, key: str) -> object:
+    parameter = study.space[key]
+    return parameter.choices[0] if parameter.kind == "categorical" else parameter.low

@@ -245,7 +245,7 @@ def split_like(bars: FloatArray, volume: FloatArray | None = None) -> Mask:
     match = (off.min(axis=1) <= tolerance) & (nearest >= np.maximum(6 * scale, 4 * usual))
     match &= np.abs(jump - gap) <= np.minimum(np.maximum(4 * usual, 0.06), 0.4 * nearest)
     told = volume is not None or (len(bars) > 1 and bool(np.isfinite(bars[0, held]).any()))  # from news
-    spans = None if len(bars) == 1 else np.log(bars[1, held].astype(np.float64) / bars[2, held])
+    spans = None if len(bars) == 1 else _spans(bars[1, held], bars[2, held])
     turnover = None if volume is None else close[held].astype(np.float64) * volume[held]
     for at in (np.flatnonzero(match) + 1).tolist():
         ratio = nearest[at - 1]
@@ -260,6 +260,14 @@ def split_like(bars: FloatArray, volume: FloatArray | None = None) -> Mask:
             result[held[at]] = turnover is None or _goes_on(turnover, at)
         else:
             result[held[at]] = told and not _news(turnover, spans, at)
+    return result
+
+
+def _spans(high: FloatArray, low: FloatArray) -> Doubles:
+    """Return the logarithm of high over low, NaN where one of them is not positive."""
+    known = (high > 0) & (low > 0)
+    result = np.full(len(high), np.nan)
+    result[known] = np.log(high[known].astype(np.float64) / low[known])
     return result
 
 
