@@ -73,7 +73,9 @@ def test_a_trial_that_is_stopped_goes_on_and_ends_as_one_that_was_not(tmp_path: 
 
 def test_a_pruned_trial_says_so(tmp_path: Path) -> None:
     config = study(tmp_path, folds={"count": 2})
-    record = run_trial(config, 0, {RATE: 0.01}, tmp_path / "t", source="sampler", report=lambda step, _: step >= 4)
+    record = run_trial(  # pruners of Optuna answer by a numpy.bool
+        config, 0, {RATE: 0.01}, tmp_path / "t", source="sampler", report=lambda step, _: np.bool_(step >= 4)
+    )
     assert record.state == "pruned" and record.values is None and record.steps == 4 and "pruned" in record.message
     assert [p.step for p in record.curve] == [2, 4] and not (tmp_path / "t" / "losses.parquet").exists()
 

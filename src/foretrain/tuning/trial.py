@@ -181,7 +181,7 @@ def _train_fold(
         value = metrics.get(key)
         if value is None:  # no evaluation of this evaluator is due with this validation
             return False
-        pruned = report(offset + step, float(value)) or pruned
+        pruned = bool(report(offset + step, float(value))) or pruned  # what is saved is no numpy.bool
         return pruned
 
     with _failures():

@@ -264,7 +264,7 @@ class TuneWorker:
             if trial is not None and finite and len(self._config.objectives) == 1:
                 if step not in self._study._storage.get_trial(trial._trial_id).intermediate_values:
                     trial.report(value, step)  # one that goes on from a checkpoint may say it again
-                stop = prunes and trial.should_prune()
+                stop = prunes and bool(trial.should_prune())  # Optuna may answer by a numpy.bool
             if self._stopped is not None:
                 raise Interrupted(self._stopped, "stopped in a trial, to be gone on with later")
             self._in_trial = True
