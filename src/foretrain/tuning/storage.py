@@ -18,6 +18,7 @@ from optuna.storages.journal import BaseJournalBackend
 from foretrain.errors import ConfigError, DataError, TrainingError
 from foretrain.printing import without_secrets
 from foretrain.reading import parse_json
+from foretrain.tuning.lines import drop_torn_line
 from foretrain.tuning.shared_lock import SharedLock
 
 JOURNAL = "journal.jsonl"
@@ -36,7 +37,7 @@ class StudyJournal(BaseJournalBackend):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
         with self._lock.held(), path.open("rb+") as file:
-            _drop_torn_line(file)
+            drop_torn_line(file)
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
         """Yield the operations from this number on. Raises DataError for a line that is none."""
@@ -56,7 +57,7 @@ class StudyJournal(BaseJournalBackend):
         """Append operations, and sync them. Raises TrainingError if the disk refuses them."""
         text = "".join(f"{json.dumps(log, separators=(',', ':'))}\n" for log in logs).encode()
         with self._lock.held(), self.path.open("rb+", buffering=0) as file:
-            size = _drop_torn_line(file)
+            size = drop_torn_line(file)
             file.seek(size)
             try:
                 if file.write(text) != len(text):
@@ -77,22 +78,6 @@ class StudyJournal(BaseJournalBackend):
                 "Restore it, or delete that line if the trials after it are to be kept."
             )
         return found
-
-
-def _drop_torn_line(file: Any) -> int:
-    """Truncate what follows the last whole line of a file. Returns its size."""
-    size = end = file.seek(0, os.SEEK_END)
-    while end:
-        start = max(0, end - 65536)
-        file.seek(start)
-        found = file.read(end - start).rfind(b"\n")
-        if found >= 0:
-            end = start + found + 1
-            break
-        end = start
-    if end < size:
-        file.truncate(end)
-    return end
 
 
 def open_storage(folder: Path, url: str | None) -> BaseStorage:

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from foretrain.errors import ConfigError
 from foretrain.reading import Unreadable, parse_json
 from foretrain.tuning.adviser.records import RequestLine, ResponseLine, Usage, Verdict
+from foretrain.tuning.lines import drop_torn_line
 
 LOG = "adviser.jsonl"
 _LONGEST_LINE = 16 << 20  # bytes; an answer of 1 MB may grow sixfold as ASCII JSON, twice
@@ -53,17 +54,7 @@ class AdviserLog:
         if not self.path.is_file():
             return
         with self.path.open("r+b") as file:
-            size = end = file.seek(0, os.SEEK_END)
-            while end:
-                start = max(0, end - 65_536)
-                file.seek(start)
-                place = file.read(end - start).rfind(b"\n")
-                if place >= 0:
-                    end = start + place + 1
-                    break
-                end = start
-            if end < size:
-                file.truncate(end)
+            drop_torn_line(file)
 
     def append(self, line: RequestLine | ResponseLine) -> None:
         """Write a line. Only for a holder of the lease."""
