@@ -147,6 +147,7 @@ class Code(StrEnum):
     TOKENISING = "tokenising"  # of all windows before the first step, which takes a while
     CHECKPOINT_SKIPPED = "checkpoint_skipped"  # its manifest cannot be read: it is neither deleted nor the best
     SETTING_REPLACED = "setting_replaced"  # by one of the command line that excludes it, or that it does not fit
+    SETTING_KEPT = "setting_kept"  # by a stage, against one that the command line gives for all
     ADVISER = "adviser"  # of a study is asked no more, or answered nothing of use
     # configs of other projects
     RATIOS_LEFT_BEHIND = "ratios_left_behind"  # without the CSV they cannot become numbers of rows

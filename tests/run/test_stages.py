@@ -90,6 +90,30 @@ def test_every_section_works_at_the_root_and_in_a_stage(section: str):
     assert section in json_schema()["$defs"]["StagesConfig"]["properties"]
 
 
+def test_a_stage_that_keeps_its_own_setting_is_named():
+    draft = Draft.of(tree(), ["training.max_steps=7"])
+    assert draft.settle(1) == [] and steps(draft.build()) == [7, 7]
+    changed = tree()
+    changed["stages"][1]["training"] = {"max_steps": 3}
+    draft = Draft.of(changed, ["training.max_steps=7"])
+    assert draft.settle(0) == []
+    assert [note.text for note in draft.settle(1)] == [
+        "stage long: its own training.max_steps stays; stages.long.training.max_steps changes it."
+    ]
+    assert steps(draft.build()) == [7, 3]
+    assert Draft.of(changed, ["training.max_steps=3"]).settle(1) == []  # it says the same
+
+
+def test_a_setting_that_no_stage_takes_is_refused():
+    changed = tree()
+    for stage in changed["stages"]:
+        stage["training"] = {"max_steps": 3}
+    with pytest.raises(ConfigError, match=r"^training.max_steps=7: has no effect.*stages\.short\.training.max_steps=7"):
+        Draft.of(changed, ["training.max_steps=7"])
+    assert steps(Draft.of(changed, flags={"training.max_steps": 7}).build()) == [7, 7]
+    assert steps(Draft.of(changed, ["stages.short.training.max_steps=7"]).build()) == [7, 3]
+
+
 def test_lists_are_replaced_not_joined():
     corpora = [{"path": "corpora/b"}]
     found = pipeline("stages.1.data.corpora=[{path: corpora/b}]")

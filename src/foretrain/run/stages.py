@@ -25,9 +25,9 @@ from pydantic import Field, create_model
 from foretrain.config import Section, apply_overrides, build, read_yaml
 from foretrain.errors import ConfigError
 from foretrain.hints import did_you_mean
-from foretrain.notes import Note, warn
+from foretrain.notes import Code, Note, warn
 from foretrain.run.config import RunConfig, RunSections, RunSettings
-from foretrain.run.settle import settled
+from foretrain.run.settle import settled, value_at
 
 SECTIONS = tuple(RunSections.model_fields)
 OPTIONAL_SECTIONS = tuple(name for name, field in RunSections.model_fields.items() if not field.is_required())
@@ -116,10 +116,12 @@ class Draft:
         """Make a draft from a tree, overrides and flags.
 
         Overrides change the tree as written: in a pipeline section.key applies to the stages that do not set it,
-        stages.NAME.section.key to one stage. Flags override the key in every stage. Raises ConfigError.
+        stages.NAME.section.key to one stage. Flags override the key in every stage. Raises ConfigError, also for a key
+        that every stage sets to something else.
         """
         placed = [_with_stage_position(tree, item) for item in overrides]
         written, given = apply_overrides(tree, placed), tuple(map(_key_of, placed))
+        _refuse_without_effect(tree, written, given)
         draft = cls(written, _merge_stages(written), source, tree, given, tuple(flags or ()))
         draft._apply_flags(flags or {})
         return draft
@@ -153,15 +155,18 @@ class Draft:
         folder, if it is resumed.
         """
         file, sections, keys, where = self.file, self.merged, list(self.given), ""
+        kept: list[Note] = []
         if number is not None:
             own, sections = _stages(self.file)[number:][:1], _stages(self.merged)[number]
             file = next(iter(_stages(_merge_stages(self.file))[number:]), {})
             prefix, where = f"stages.{number}.", f"stage {sections.get('name')}: "
+            mine = [key for key in keys if any(_keeps_its_own(stage, self.written, key) for stage in own)]
+            kept = [_kept(key, sections.get("name")) for key in mine]
             keys = [key for key in keys if not any(_has_key(stage, key.split(".")) for stage in own)]
             keys += [key.removeprefix(prefix) for key in self.given if key.startswith(prefix)]
         changes, notes = settled(sections, {*keys, *self.flags, *given}, file, saved)
         self.override(number, changes)
-        return [Note(note.code, where + note.text) for note in notes]
+        return [Note(note.code, where + note.text) for note in (*notes, *kept)]
 
     def build(self) -> RunConfig | StagesConfig:
         """Validate the config. Raises one ConfigError listing every problem by the key that the user wrote."""
@@ -267,6 +272,36 @@ def _with_stage_position(tree: Mapping[str, Any], item: Any) -> Any:
         raise ConfigError(f"{key}: {_unknown_stage(parts[1], names)}")
     changed = ".".join(["stages", str(names.index(parts[1])), *parts[2:]])
     return "".join([changed, *item.partition("=")[1:]]) if isinstance(item, str) else (changed, item[1])
+
+
+def _refuse_without_effect(tree: Mapping[str, Any], written: Mapping[str, Any], given: Iterable[str]) -> None:
+    """Raise ConfigError if a key of the command line changes no stage, since each sets it to something else."""
+    stages = _stages(tree)
+    for key in given:
+        if stages and all(_keeps_its_own(stage, written, key) for stage in stages):
+            value = value_at(written, key)
+            shown = f"{key}={value}" if isinstance(value, int | float | str) else key
+            names = [str(stage.get("name")) for stage in stages]
+            raise ConfigError(
+                f"{shown}: has no effect, since every stage sets it itself ({', '.join(names)}). Name the stage: "
+                f"stages.{names[0]}.{shown}."
+            )
+
+
+def _keeps_its_own(stage: Mapping[str, Any], written: Mapping[str, Any], key: str) -> bool:
+    """Return whether a stage's own value of a key stands against another one that the command line gives at the root.
+
+    A mapping that is given adds to that of the stage, so it is no such value.
+    """
+    path = key.split(".")
+    if path[0] not in SECTIONS or len(path) < 2 or not _has_key(stage, path):
+        return False
+    theirs, own = value_at(written, key), value_at(stage, key)
+    return theirs != own and not isinstance(own, dict)
+
+
+def _kept(key: str, stage: Any) -> Note:
+    return Note(Code.SETTING_KEPT, f"its own {key} stays; stages.{stage}.{key} changes it.")
 
 
 def _merge_stages(tree: dict[str, Any]) -> dict[str, Any]:
