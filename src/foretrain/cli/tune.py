@@ -19,6 +19,7 @@ from foretrain.cli.options import (
     prepare,
     require_single_process,
 )
+from foretrain.cli.tune_report import tune_report
 from foretrain.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -117,10 +118,10 @@ def tune_best(
     """Print the config of a run with the values of the best trial, and where they are from."""
     require_single_process("tune best")
     from foretrain.atomic import create_text, is_stream
-    from foretrain.tuning.study import open_study
+    from foretrain.tuning.study import chosen, open_study
 
     study = open_study(folder)
-    text = _best_yaml(study, _winner(study, trial))
+    text = _best_yaml(study, chosen(study, trial))
     out = dash_as_stdout(out)
     if out is None:
         typer.echo(text, nl=False)
@@ -138,6 +139,9 @@ def tune_best(
         typer.echo(f"wrote {out}" + (f"; foretrain {verb} {shlex.quote(str(out))}" if verb == "train" else ""))
 
 
+tune_app.command("report")(tune_report)
+
+
 def _start(config: TuneConfig, resume: bool, dry_run: bool) -> None:
     require_single_process("tune")
     if find_spec("optuna") is None:
@@ -153,6 +157,7 @@ def _start(config: TuneConfig, resume: bool, dry_run: bool) -> None:
         _describe(config)
         return
     from foretrain.tuning.crew import Crew, CrewLost
+    from foretrain.tuning.losses import save_study_losses
     from foretrain.tuning.study import STORAGE, create_study
     from foretrain.tuning.tables import best_lines, state_line
     from foretrain.tuning.worker import open_optuna
@@ -165,8 +170,10 @@ def _start(config: TuneConfig, resume: bool, dry_run: bool) -> None:
     try:
         Crew(study, config.workers, say=lambda line: typer.echo(line)).run()
     except CrewLost as lost:
+        save_study_losses(study)
         typer.echo(f"error: {lost}", err=True)
         raise typer.Exit(1) from None
+    save_study_losses(study)
     records = study.records()
     typer.echo(state_line(study, records))
     for line in best_lines(study, records):
@@ -191,28 +198,6 @@ def _describe(config: TuneConfig) -> None:
     for key, parameter in config.space.items():
         rest = parameter.model_dump(exclude_defaults=True, exclude={"kind", "description"})
         typer.echo(f"  {key}: {parameter.kind} {' '.join(f'{name}={value}' for name, value in rest.items())}")
-
-
-def _winner(study: StudyFolder, number: int | None) -> TrialRecord:
-    from foretrain.tuning.study import front
-
-    records = study.records()
-    if number is not None:
-        found = next((record for record in records if record.number == number and record.state == "complete"), None)
-        if found is None:
-            raise ConfigError(
-                f"--trial {number}: is no complete trial of {study.path}. foretrain tune show lists them."
-            )
-        return found
-    winners = front(records, study.directions)
-    if not winners:
-        raise ConfigError(f"{study.path}: has no best trial: none is complete and keeps to the constraints.")
-    if len(winners) > 1:
-        named = ", ".join(str(record.number) for record in winners[:20])
-        raise ConfigError(
-            f"{study.path}: no trial is best in all objectives; name one of the front by --trial: {named}."
-        )
-    return winners[0]
 
 
 def _best_yaml(study: StudyFolder, record: TrialRecord) -> str:

@@ -10,7 +10,7 @@ import io
 import json
 import math
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -249,17 +249,21 @@ def summarise(
     warnings: list[Note],
     notes: Sequence[Tally],
     reference: tuple[ReferenceModel, np.ndarray] | None = None,
+    beside: Mapping[str, tuple[str, np.ndarray]] | None = None,
     trained_horizon: int | None = None,
     clusters: str | None = None,
     markets: Markets | None = None,
 ) -> EvaluationResult:
     """Compute the result from the quantiles (N, H, Q) of a model and of its reference, and the backtest's baselines.
 
+    beside: further forecasters, by key, with their names for display.
+
     trained_horizon: the steps that the model was trained for, if they are known. clusters: the column that groups items
     for a test over them (draws.draws_of). markets: what libraries know of the symbols.
     """
     model, naive = backtest.naive.forecast(quantiles), backtest.naive
     others = {} if reference is None else {reference[0].key: backtest.naive.forecast(reference[1])}
+    others |= {key: backtest.naive.forecast(found) for key, (_, found) in (beside or {}).items()}
     others |= backtest.scored_baselines
     forecasters = {"model": model, **others}
     pooled = {
@@ -267,7 +271,7 @@ def summarise(
         for who, scored in forecasters.items()
     }
     seasons, draws = backtest.seasons, draws_of(backtest, clusters)
-    labels = STATISTICAL | seasons.labels
+    labels = STATISTICAL | seasons.labels | {key: shown for key, (shown, _) in (beside or {}).items()}
     comparisons = [
         replace(compare(model, scored, labels.get(who, who), draws), against=who) for who, scored in others.items()
     ]

@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from foretrain.config import FREE, LAYOUT, Section
 from foretrain.data.config import DataConfig
 from foretrain.data.parts import DateCuts, StepCuts
-from foretrain.data.splits import Origins, Selection
+from foretrain.data.splits import Origins, Selection, SplitName
 from foretrain.data.store import Corpus
 from foretrain.errors import ConfigError
 from foretrain.evaluation import metrics
@@ -258,25 +258,53 @@ def validation_panel(
     config: EvaluationConfig, data: DataConfig, corpora: Sequence[Corpus], selections: Sequence[Selection], seed: int
 ) -> Panel:
     """Return the windows that a validation scores. Raises DataError and ConfigError as Validation does."""
-    stride, cuts = config.stride or data.prediction_length, data.cuts
+    cuts = data.cuts
     if isinstance(cuts, DateCuts) and cuts.validation_from is None:
         raise ConfigError(
             f"data.validation_from: not given, so data.test_from {cuts.test_from} leaves no validation part, and this "
             "run validates. Give the date on which that part begins, or leave training.validate_every out."
         )
+    panel = _panel("validation", config.num_windows, config, data, corpora, selections, seed)
+    # As in training: all windows have time stamps or none, so that batches are alike.
+    timed = data.with_times is not False and all(corpus.manifest.time != "steps" for corpus in corpora)
+    return replace(panel, with_times=timed)
+
+
+def held_panel(
+    config: EvaluationConfig, data: DataConfig, corpora: Sequence[Corpus], selections: Sequence[Selection], seed: int
+) -> Panel:
+    """Return all windows of the test part, evaluation.stride apart, of the items that a run uses.
+
+    Raises ConfigError or DataError if the part has no room for a window.
+    """
+    longest = max(int(corpus.lengths.max(initial=1)) for corpus in corpora)  # no item has more windows
+    return _panel("test", longest, config, data, corpora, selections, seed)
+
+
+def _panel(
+    split: SplitName,
+    num_windows: int,
+    config: EvaluationConfig,
+    data: DataConfig,
+    corpora: Sequence[Corpus],
+    selections: Sequence[Selection],
+    seed: int,
+) -> Panel:
+    """Return the newest windows of a part, at most num_windows an item."""
+    stride, cuts = config.stride or data.prediction_length, data.cuts
     steps = cuts if isinstance(cuts, StepCuts) else StepCuts(0, 0)
     used = [items.used for items in data.choose_items(corpora)]
     regions = [
-        cuts.parts(corpus).validation.only(among) if isinstance(cuts, DateCuts) else None
+        getattr(cuts.parts(corpus), split).only(among) if isinstance(cuts, DateCuts) else None
         for corpus, among in zip(corpora, used, strict=True)
     ]
     rooms = [0 if region is None else region.most_room(data.resolved_min_context) for region in regions]
     origins = [
         newest_origins(
             corpus,
-            "validation",
+            split,
             data.prediction_length,
-            config.num_windows,
+            num_windows,
             stride,
             steps.validation,
             steps.test,
@@ -286,10 +314,10 @@ def validation_panel(
             among,
         )
         if region is None or not room < data.prediction_length <= max(rooms)
-        else Origins.of([])  # by dates this corpus has no validation part, and others have one
+        else Origins.of([])  # by dates this corpus has no such part, and others have one
         for corpus, region, room, among in zip(corpora, regions, rooms, used, strict=True)
     ]
-    panel = make_panel(
+    return make_panel(
         corpora,
         selections,
         origins,
@@ -300,9 +328,6 @@ def validation_panel(
         max_items=config.max_items,
         seed=seed,
     )
-    # As in training: all windows have time stamps or none, so that batches are alike.
-    timed = data.with_times is not False and all(corpus.manifest.time != "steps" for corpus in corpora)
-    return replace(panel, with_times=timed)
 
 
 def chosen_options(config: EvaluationConfig, family: Family | None) -> Any:

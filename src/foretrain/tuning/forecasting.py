@@ -69,15 +69,7 @@ def open_fold(config: TuneConfig, own: RunConfig, fold: Fold) -> tuple[Predictor
 
     Raises ConfigError for a release of another family than the run's, and for one whose training saw the fold.
     """
-    check_options(own)
-    assert config.model is not None
-    predictor = load(config.model, device=None if own.device == "auto" else own.device)
-    if predictor.model.family != own.model.family:
-        raise ConfigError(
-            f"model: {config.model} is a {predictor.model.family}, and {config.run} is the config of a "
-            f"{own.model.family}. Name a run of the same family."
-        )
-    predictor.model.eval()
+    predictor = open_model(config, own)
     own, source = open_source(own)
     validation = Validation(
         own.evaluation.model_copy(update={"loss": False}),
@@ -98,6 +90,20 @@ def open_fold(config: TuneConfig, own: RunConfig, fold: Fold) -> tuple[Predictor
             "other days; use fewer folds, or later dates."
         )
     return predictor, validation
+
+
+def open_model(config: TuneConfig, own: RunConfig) -> Predictor:
+    """Return the release of a study. Raises ConfigError for one of another family than the run's."""
+    check_options(own)
+    assert config.model is not None
+    predictor = load(config.model, device=None if own.device == "auto" else own.device)
+    if predictor.model.family != own.model.family:
+        raise ConfigError(
+            f"model: {config.model} is a {predictor.model.family}, and {config.run} is the config of a "
+            f"{own.model.family}. Name a run of the same family."
+        )
+    predictor.model.eval()
+    return predictor
 
 
 _SEEN = (Code.TRAINING_SAW_WINDOWS,)

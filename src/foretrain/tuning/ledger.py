@@ -1,7 +1,8 @@
 """The ledger of test parts: who opened which one, when, after how many trials, and what was found.
 
 An opening is appended before a value of the test part is forecast, in the study's folder and in the user's, so that
-another study on the same test part counts too. Lines are never changed: what was found is a line of its own.
+another study on the same test part counts too. Lines are never changed: what was found is a line of its own. An attempt
+that was interrupted goes on under its id, which has one line.
 """
 
 from __future__ import annotations
@@ -87,19 +88,24 @@ class Opening:
         return len(self.earlier) + self.unread + 1
 
     def found(self, facts: dict[str, Any]) -> None:
-        """Append what was found. Raises TrainingError."""
+        """Append what was found, once. Raises TrainingError."""
         for place in self.places:
             _append(place, {"kind": "found", "id": self.id, "time": _now(), **facts})
 
 
-def open_part(part: HeldPart, folder: Path, *, study: str, trials: int) -> Opening:
+def new_id() -> str:
+    """Return an id for an opening."""
+    return uuid.uuid4().hex
+
+
+def open_part(part: HeldPart, folder: Path, *, study: str, trials: int, id: str | None = None) -> Opening:
     """Record an opening in a study's folder and in the user's, and return it.
 
-    study: its folder, as text. trials: that were compared. Raises TrainingError if it cannot be recorded: then the part
-    stays closed.
+    study: its folder, as text. trials: that were compared. id: of an attempt, which is recorded once however often it
+    is gone on with; None = a new one. Raises TrainingError if it cannot be recorded: then the part stays closed.
     """
     places, known, unread = (folder / LEDGER, user_folder() / LEDGER), dict[str, dict[str, Any]](), 0
-    line = {"kind": "opening", "id": uuid.uuid4().hex, "time": _now(), "study": study, "trials": trials, **asdict(part)}
+    line = {"kind": "opening", "id": id or new_id(), "time": _now(), "study": study, "trials": trials, **asdict(part)}
     for place in places:
         lines, bad = _append(place, line)
         unread = max(unread, bad)
@@ -109,24 +115,29 @@ def open_part(part: HeldPart, folder: Path, *, study: str, trials: int) -> Openi
 
 
 def _append(place: Path, line: dict[str, Any]) -> tuple[list[dict[str, Any]], int]:
-    """Append a line to a ledger; return its earlier lines, and how many of them make no sense. Raises TrainingError."""
+    """Append a line to a ledger that has none of its kind and id; return its other lines, and how many make no sense.
+
+    Raises TrainingError.
+    """
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         with place.open("a+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             file.seek(0)
             text = file.read()
-            torn = b"\n" if text and not text.endswith(b"\n") else b""
-            file.write(torn + json.dumps(line).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+            found = [_parsed(one) for one in text.splitlines() if one.strip()]
+            known = [one for one in found if one is not None]
+            if not any((one["kind"], one["id"]) == (line["kind"], line["id"]) for one in known):
+                torn = b"\n" if text and not text.endswith(b"\n") else b""
+                file.write(torn + json.dumps(line).encode() + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
     except OSError as error:
         raise TrainingError(
             f"{place}: the opening of the test part cannot be recorded ({error.strerror or error}), so it stays "
             "closed. Make the folder writable, or name another one by XDG_CACHE_HOME."
         ) from None
-    found = [_parsed(one) for one in text.splitlines() if one.strip()]
-    return [one for one in found if one is not None], sum(one is None for one in found)
+    return known, len(found) - len(known)
 
 
 def _parsed(text: bytes) -> dict[str, Any] | None:

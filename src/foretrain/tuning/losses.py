@@ -24,6 +24,7 @@ from foretrain.evaluation.backtest import Backtest
 from foretrain.evaluation.metrics import scaled_errors
 from foretrain.evaluation.scored import Array, Ints, Scored
 from foretrain.tuning.records import LOSSES
+from foretrain.tuning.study import StudyFolder
 
 SCHEMA = pa.schema(
     [
@@ -102,14 +103,23 @@ def read_losses(path: Path) -> pa.Table:
         raise DataError(f"{path}: is no table of losses ({' '.join(str(error).split())}).") from None
 
 
-def write_study_losses(folders: Mapping[int, Path], path: Path) -> None:
-    """Write the losses of trials, folder by number, as one table with a first column `trial`. Raises DataError."""
+def study_losses(folders: Mapping[int, Path]) -> pa.Table:
+    """Return the losses of trials, folder by number, as one table with a first column `trial`. Raises DataError."""
     parts = []
     for number, folder in folders.items():
         table = read_losses(folder / LOSSES)
         parts.append(table.add_column(0, "trial", pa.array(np.full(len(table), number), pa.int32())))
     empty = pa.schema([("trial", pa.int32()), *SCHEMA]).empty_table()
-    write_losses(pa.concat_tables(parts) if parts else empty, path)
+    return pa.concat_tables(parts) if parts else empty
+
+
+def save_study_losses(study: StudyFolder) -> Path:
+    """Write losses.parquet of a study, of all its complete trials, and return its path. Raises DataError."""
+    complete = [record.number for record in study.records() if record.state == "complete"]
+    table = study_losses({number: study.trial(number) for number in complete})
+    with study.claims.held():  # the searches of two machines may end together
+        write_losses(table, study.path / LOSSES)
+    return study.path / LOSSES
 
 
 def loss_matrix(folders: Mapping[int, Path]) -> LossMatrix:

@@ -6,7 +6,10 @@ journal.jsonl   Optuna's operations, unless a database holds them
 trials/0007/    a trial: result.json, losses.parquet, checkpoints; trials/default the run as it stands
 leases/         who works on which trial
 trials.jsonl    all records
+losses.parquet  losses of all complete trials, as of the newest end of a search or report
 workers/        what the workers print
+final/          the final table (final.py)
+ledger.jsonl    openings of the test part
 """
 
 from __future__ import annotations
@@ -183,6 +186,30 @@ def front(records: Sequence[TrialRecord], ways: Sequence[str]) -> list[TrialReco
         for record, mine in zip(order, losses, strict=True)
         if not any(all(a <= b for a, b in zip(other, mine, strict=True)) and other != mine for other in losses)
     ]
+
+
+def chosen(study: StudyFolder, number: int | None) -> TrialRecord:
+    """Return the trial that a study chooses, or the complete one of a number.
+
+    Raises ConfigError if there is none, and if no trial is best in all objectives and no number says which is meant.
+    """
+    records = study.records()
+    if number is not None:
+        found = next((record for record in records if record.number == number and record.state == "complete"), None)
+        if found is None:
+            raise ConfigError(
+                f"--trial {number}: is no complete trial of {study.path}. foretrain tune show lists them."
+            )
+        return found
+    winners = front(records, study.directions)
+    if not winners:
+        raise ConfigError(f"{study.path}: has no best trial: none is complete and keeps to the constraints.")
+    if len(winners) > 1:
+        named = ", ".join(str(record.number) for record in winners[:20])
+        raise ConfigError(
+            f"{study.path}: no trial is best in all objectives; name one of the front by --trial: {named}."
+        )
+    return winners[0]
 
 
 def _losses(record: TrialRecord, ways: Sequence[str]) -> tuple[float, ...]:
