@@ -28,6 +28,7 @@ NEVER = "parity or gpu"  # `make parity` and `make gpu` run these
 # all families and the architecture. What stays covers every package.
 SLOW = (
     "tests/tuning/test_folds.py",
+    "tests/tuning/test_report.py",
     "tests/tuning/test_trial.py",
     "tests/tuning/adviser/test_adviser.py",
     "tests/tuning/adviser/test_client.py",

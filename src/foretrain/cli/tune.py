@@ -158,6 +158,7 @@ def _start(config: TuneConfig, resume: bool, dry_run: bool) -> None:
         return
     from foretrain.tuning.crew import Crew, CrewLost
     from foretrain.tuning.losses import save_study_losses
+    from foretrain.tuning.results import RESULTS, write_results
     from foretrain.tuning.study import STORAGE, create_study
     from foretrain.tuning.tables import best_lines, state_line
     from foretrain.tuning.worker import open_optuna
@@ -175,6 +176,10 @@ def _start(config: TuneConfig, resume: bool, dry_run: bool) -> None:
         raise typer.Exit(1) from None
     save_study_losses(study)
     records = study.records()
+    try:
+        write_results(study, records)
+    except OSError as error:  # of a full disk: what was found is in the folders of the trials
+        typer.echo(f"warning: {study.path / RESULTS}: cannot be written ({error.strerror or error})", err=True)
     typer.echo(state_line(study, records))
     for line in best_lines(study, records):
         typer.echo(line)
@@ -185,6 +190,7 @@ def _start(config: TuneConfig, resume: bool, dry_run: bool) -> None:
             f"{config.trials - ended} trials are left: foretrain tune resume {place}, unless the space has no more"
         )
     typer.echo(f"all trials: foretrain tune show {place}; the config of the best: foretrain tune best {place}")
+    typer.echo(f"history, importance and pictures: foretrain tune report {place} --html")
 
 
 def _describe(config: TuneConfig) -> None:

@@ -64,13 +64,13 @@ def history_lines(
     for record in shown:
         values = figures(folder, record.values) if record.values else _last(record)
         state = record.state if record.feasible or record.state != "complete" else "beyond a constraint"
-        params = _params(record) if record.number != DEFAULT_TRIAL else "the run as it stands"
+        params = params_text(record.params) if record.number != DEFAULT_TRIAL else "the run as it stands"
         rows.append((name_of(record.number), state, values, str(record.steps), duration(record.seconds), params))
     lines += _aligned(rows)
     at_work = [f"{name} ({holder.get('worker')}, step {holder.get('step', 0)})" for name, holder in holders.items()]
     if at_work:
         lines += ["", f"at work: {', '.join(at_work)}"]
-    if workers := _by_worker(records):
+    if workers := by_worker(records):
         lines += ["", f"trials by worker: {', '.join(f'{name} {count}' for name, count in workers.items())}"]
     return [*lines, "", *best_lines(folder, records)]
 
@@ -84,7 +84,7 @@ def best_lines(folder: StudyFolder, records: Sequence[TrialRecord]) -> list[str]
         lines.append("best: none; no trial is complete and keeps to the constraints")
     head = "best" if len(winners) < 2 else "Pareto front"
     for record in winners:
-        lines.append(f"{head}: trial {record.number}  {figures(folder, record.values)}  {_params(record)}")
+        lines.append(f"{head}: trial {record.number}  {figures(folder, record.values)}  {params_text(record.params)}")
     if default is not None:
         said = figures(folder, default.values) if default.values else f"{default.state}: {default.message}"
         lines.append(f"default: {said}")
@@ -118,18 +118,25 @@ def name_of(number: int) -> str:
     return "default" if number == DEFAULT_TRIAL else str(number)
 
 
+def last_value(record: TrialRecord) -> float | None:
+    """Return the first objective of a trial's newest validation that is finite."""
+    return next((point.value for point in reversed(record.curve) if point.value is not None), None)
+
+
 def _last(record: TrialRecord) -> str:
-    finite = [point.value for point in record.curve if point.value is not None]
-    return f"{finite[-1]:.5g}" if finite else ""
+    value = last_value(record)
+    return "" if value is None else f"{value:.5g}"
 
 
-def _params(record: TrialRecord) -> str:
+def params_text(params: Mapping[str, Any]) -> str:
+    """Return the values of a candidate in a line."""
     return " ".join(
-        f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}" for key, value in record.params.items()
+        f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}" for key, value in params.items()
     )
 
 
-def _by_worker(records: Sequence[TrialRecord]) -> dict[str, int]:
+def by_worker(records: Sequence[TrialRecord]) -> dict[str, int]:
+    """Return how many trials each worker ended."""
     counted: dict[str, int] = {}
     for record in records:
         if record.worker:
