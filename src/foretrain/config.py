@@ -247,15 +247,9 @@ def apply_overrides(tree: dict[str, Any], overrides: Iterable[str | tuple[str, A
     """
     result = _copy(tree)
     for item in overrides:
-        if isinstance(item, str):
-            key, sep, text = item.partition("=")
-            if not sep or not key.strip():
-                raise ConfigError(f"{item!r}: an override reads section.key=value, for example training.max_steps=100.")
-            value = parse_scalar(text)
-        else:
-            key, value = item
+        key, value = override_of(item)
         node = result
-        parts = key.strip().split(".")
+        parts = key.split(".")
         for part, following in pairwise(parts):
             child = _child(node, part, key)
             if child is None or (child == [] and following == "0"):
@@ -266,6 +260,16 @@ def apply_overrides(tree: dict[str, Any], overrides: Iterable[str | tuple[str, A
             node = child
         _set(node, parts[-1], value, key)
     return result
+
+
+def override_of(item: str | tuple[str, Any]) -> tuple[str, Any]:
+    """Return the dotted key and the value of an override, `a.b=value` or a pair. Raises ConfigError."""
+    if not isinstance(item, str):
+        return item[0].strip(), item[1]
+    key, sep, text = item.partition("=")
+    if not sep or not key.strip():
+        raise ConfigError(f"{item!r}: an override reads section.key=value, for example training.max_steps=100.")
+    return key.strip(), parse_scalar(text)
 
 
 def build(

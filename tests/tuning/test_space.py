@@ -130,10 +130,29 @@ def test_several_objectives_exclude_pruning() -> None:
 def test_every_shipped_search_is_of_a_run_that_is_there_and_tries_keys_of_its_config() -> None:
     found = sorted(config_folder().glob("tune/*.yaml"))
     for path in found:
+        if path.name == "compare.yaml":  # it names others of these (tests/tuning/test_compare.py)
+            continue
         study = load_study_config(path)
         values = {key: SearchSpace(study.space).parameters[key].fitted(low_of(study, key)) for key in study.space}
         assert load_any(find_config(Path(study.run))[0], [*study.set.items(), *values.items()])
-    assert [path.name for path in found] == ["quick.yaml"]
+    assert [path.stem for path in found] == [
+        "chronos2", "compare", "folds", "kronos", "linear", "quick", "toto", "toto2"
+    ]  # fmt: skip
+
+
+def test_dots_belong_to_the_keys_of_set_and_space() -> None:
+    path = find_config(Path("tune/quick"), "tune")[0]
+    before = load_study_config(path)
+    overrides = [
+        "set.training.max_steps=40", "set.optimizer.betas=[0.9, 0.95]", "space.optimizer.learning_rate.low=1e-3",
+        "space.model.dropout_rate=null", "space.seed={kind: int, low: 0, high: 9}",
+    ]  # fmt: skip
+    after = load_study_config(path, [*overrides, ("sampler.kind", "random")])
+    assert after.set == {**before.set, "training.max_steps": 40, "optimizer.betas": [0.9, 0.95]}
+    assert after.space["optimizer.learning_rate"].low == 1e-3 and after.space["optimizer.learning_rate"].high == 2e-2
+    assert list(after.space) == [*(key for key in before.space if key != "model.dropout_rate"), "seed"]
+    with pytest.raises(ConfigError, match="high"):
+        load_study_config(path, ["space.optimizer.learning_rate.high=1e-9"])
 
 
 def low_of(study: TuneConfig, key: str) -> object:

@@ -19,6 +19,13 @@ from foretrain.cli.options import (
     prepare,
     require_single_process,
 )
+from foretrain.cli.tune_compare import (
+    holds_comparison,
+    names_comparison,
+    resume_comparison,
+    search_comparison,
+    show_comparison,
+)
 from foretrain.cli.tune_report import tune_report
 from foretrain.errors import ConfigError
 
@@ -74,9 +81,15 @@ def search(
     from foretrain.tuning.config import load_study_config
 
     path, overrides = config_and_overrides(items, config, example="tune tune/quick trials=10", verb=TUNE)
-    given = {"workers": workers, "trials": trials}
-    overrides += [(key, value) for key, value in given.items() if value is not None]
-    _start(load_study_config(path, overrides), resume, dry_run)
+    given = _given(workers=workers, trials=trials)
+    if names_comparison(path):
+        overrides += [(f"shared.{key}", value) for key, value in given]
+        search_comparison(path, overrides, resume, dry_run, lambda study: _check(study, True), _run)
+        return
+    study = load_study_config(path, [*overrides, *given])
+    _check(study, dry_run)
+    if not dry_run:
+        _run(study, resume)
 
 
 @tune_app.command("resume")
@@ -84,9 +97,13 @@ def tune_resume(folder: StudyArgument, workers: WorkersOption = None, trials: Tr
     """Go on with a study that was stopped, or join its workers from this machine; --trials N lets it go on to N."""
     from foretrain.tuning.study import open_study
 
-    config = open_study(folder).config
-    given = {"workers": workers, "trials": trials}
-    _start(config.model_copy(update={key: value for key, value in given.items() if value is not None}), True, False)
+    given = _given(workers=workers, trials=trials)
+    if holds_comparison(folder):
+        resume_comparison(folder, given, lambda study: _check(study, True), _run)
+        return
+    config = open_study(folder).config.model_copy(update=dict(given))
+    _check(config, False)
+    _run(config, True)
 
 
 @tune_app.command("show")
@@ -97,6 +114,9 @@ def tune_show(folder: StudyArgument, as_json: JsonOption = False) -> None:
     from foretrain.tuning.study import open_study
     from foretrain.tuning.tables import history_lines
 
+    if holds_comparison(folder):
+        show_comparison(folder, as_json)
+        return
     study = open_study(folder)
     records = study.records()
     if as_json:
@@ -142,7 +162,13 @@ def tune_best(
 tune_app.command("report")(tune_report)
 
 
-def _start(config: TuneConfig, resume: bool, dry_run: bool) -> None:
+def _given(**options: Any) -> list[tuple[str, Any]]:
+    """Return the options that were given, as keys of a study."""
+    return [(key, value) for key, value in options.items() if value is not None]
+
+
+def _check(config: TuneConfig, describe: bool) -> None:
+    """Refuse a study that cannot run; print what is known of it before its first trial."""
     require_single_process("tune")
     if find_spec("optuna") is None:
         raise ConfigError("tune: needs the package optuna; pip install 'foretrain[tune]'.")
@@ -153,9 +179,12 @@ def _start(config: TuneConfig, resume: bool, dry_run: bool) -> None:
     check_sampler(config)
     for line in check_study(config):
         typer.echo(line)
-    if dry_run:
+    if describe:
         _describe(config)
-        return
+
+
+def _run(config: TuneConfig, resume: bool) -> None:
+    """Run a study to its end, or as far as it comes."""
     from foretrain.tuning.crew import Crew, CrewLost
     from foretrain.tuning.losses import save_study_losses
     from foretrain.tuning.results import RESULTS, write_results

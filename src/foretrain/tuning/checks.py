@@ -8,7 +8,7 @@ from typing import Any
 
 from foretrain.distributed.world import World
 from foretrain.errors import ConfigError
-from foretrain.run.build import build_model, open_source
+from foretrain.run.build import build_model, open_source, settled
 from foretrain.run.config import RunConfig
 from foretrain.run.evaluators import check_data, tag_of
 from foretrain.run.train import build_validation
@@ -44,7 +44,7 @@ def check_study(config: TuneConfig) -> list[str]:
         else:
             model = build_model(resolved)
             model.check(source)
-            found = build_validation(resolved, source, model, World())
+            found = build_validation(settled(resolved, source, World())[0], source, model, World())
             assert found is not None
             _ = found.backtest  # raises without forecasts, whose losses a study keeps
             names = [*found.names]

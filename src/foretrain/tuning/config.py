@@ -8,9 +8,12 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from foretrain.config import Section, apply_overrides, build, read_yaml
+from foretrain.config import Section, apply_overrides, build, override_of, read_yaml
+from foretrain.errors import ConfigError
 from foretrain.tuning.adviser.config import AdviserConfig
 from foretrain.tuning.space import Parameter, SearchSpace
+
+DOTTED = ("set", "space")  # sections whose keys have dots
 
 
 class StudyObjective(Section):
@@ -111,4 +114,36 @@ class TuneConfig(Section):
 
 def load_study_config(path: Path, overrides: Sequence[str | tuple[str, Any]] = ()) -> TuneConfig:
     """Read the config of a study. Raises ConfigError."""
-    return build(TuneConfig, apply_overrides(read_yaml(path), overrides), source=str(path))
+    return build(TuneConfig, study_tree(read_yaml(path), overrides), source=str(path))
+
+
+def study_tree(tree: dict[str, Any], overrides: Sequence[str | tuple[str, Any]]) -> dict[str, Any]:
+    """Return a study's tree with overrides set in order. Raises ConfigError.
+
+    In `set` and `space`, dots belong to the key: set.training.max_steps=50 is the entry training.max_steps of `set`,
+    and space.optimizer.learning_rate.low=1e-5 a bound of that key. null takes an entry out.
+    """
+    result = apply_overrides(tree, ())
+    for override in overrides:
+        key, value = override_of(override)
+        section, _, rest = key.partition(".")
+        if section not in DOTTED or not rest:
+            result = apply_overrides(result, [(key, value)])
+            continue
+        entries = result.get(section)
+        if entries is None:
+            entries = result[section] = {}
+        if not isinstance(entries, dict):
+            raise ConfigError(f"{key}: {section!r} is a value ({entries!r}), not a section.")
+        if section == "space" and (name := _parameter_in(entries, rest)) is not None:
+            entries[name] = apply_overrides(entries[name], [(rest.removeprefix(f"{name}."), value)])
+        elif section == "space" and value is None:
+            entries.pop(rest, None)
+        else:
+            entries[rest] = value
+    return result
+
+
+def _parameter_in(space: dict[str, Any], rest: str) -> str | None:
+    """Return the key of a space of which `rest` names a field, such as its bound low."""
+    return next((key for key, one in space.items() if rest.startswith(f"{key}.") and isinstance(one, dict)), None)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from foretrain.data.splits import Origins
+from foretrain.distributed.world import World
 from foretrain.errors import ConfigError
 from foretrain.evaluation.overlap import check_overlap
 from foretrain.evaluation.panel import Panel
@@ -20,7 +21,7 @@ from foretrain.forecasting.parents import with_ancestry
 from foretrain.forecasting.predictor import Predictor, load
 from foretrain.models import family
 from foretrain.notes import Code
-from foretrain.run.build import open_source
+from foretrain.run.build import open_source, settled
 from foretrain.run.config import RunConfig
 from foretrain.training.memory import ResidentGrowth
 from foretrain.tuning.candidates import check_options, forecast_context, metric_key
@@ -71,6 +72,7 @@ def open_fold(config: TuneConfig, own: RunConfig, fold: Fold) -> tuple[Predictor
     """
     predictor = open_model(config, own)
     own, source = open_source(own)
+    own, _ = settled(own, source, World(device=predictor.device))
     validation = Validation(
         own.evaluation.model_copy(update={"loss": False}),
         own.data,

@@ -39,6 +39,7 @@ Direction = Literal["minimize", "maximize"]
 FREE = ("output_dir", "trials", "workers", "max_minutes", "disk_gb")  # may change when a study is resumed
 STORAGE = "FORETRAIN_TUNE_STORAGE"  # the URL of the database, where study.yaml has it without its account
 _CONFIG, _IDENTITY = "study.yaml", "study.json"
+COMPARE = "compare.yaml"  # the config of several studies, in the folder that holds theirs
 
 
 class StudyFolder:
@@ -140,6 +141,8 @@ def create_study(config: TuneConfig, resume: bool) -> StudyFolder:
 
 def open_study(path: Path) -> StudyFolder:
     """Open a study. Raises ConfigError if there is none in the folder."""
+    if (path / COMPARE).is_file():
+        raise ConfigError(f"{path}: holds a comparison of studies. Name the folder of one of them in it.")
     if not (path / _CONFIG).is_file():
         what = "holds no study" if path.is_dir() else "no such folder"
         raise ConfigError(f"{path}: {what}. Name the output_dir of a `foretrain tune`.")

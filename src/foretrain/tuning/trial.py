@@ -27,7 +27,7 @@ from foretrain.locks import FileLock
 from foretrain.models.base import Forecaster
 from foretrain.processes import this_process
 from foretrain.reading import read_object
-from foretrain.run.build import open_source
+from foretrain.run.build import open_source, saved_config, settled
 from foretrain.run.config import RunConfig
 from foretrain.run.train import build_validation, train_run
 from foretrain.training.journal import read_journal
@@ -190,6 +190,7 @@ def _train_fold(
         world = World.start(own.device, own.threads, own.deadlines)
         if world.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(world.device)
+        own, _ = settled(own, source, world, saved_config(folder, "auto"))
         model, result = train_run(own, resume="auto", world=world, source=source, on_validation=after)
         if not isinstance(model, Forecaster):
             raise ConfigError(f"run: a {model.family} makes no forecasts, so its trials have no losses to compare.")

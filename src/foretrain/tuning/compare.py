@@ -1,0 +1,314 @@
+"""Several studies, one after the other, that end in one table: searches of families beside each other.
+
+compare.yaml    the config
+compare.json    what naive scores on the windows that all studies share
+STUDY/          the folder of each study
+comparison.json the table
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pydantic import Field
+
+from foretrain.atomic import replacing_file, write_json, write_text
+from foretrain.config import Section, apply_overrides, build, dump_yaml, override_of, read_yaml
+from foretrain.errors import ConfigError, DataError
+from foretrain.evaluation.significance import lag_in_origins
+from foretrain.evaluation.validation import Validation
+from foretrain.models import family
+from foretrain.reading import read_object
+from foretrain.run.build import build_model, open_source
+from foretrain.run.config import RunConfig
+from foretrain.run.shipped import TUNE, find_config
+from foretrain.tuning.candidates import fold_configs, metric_key
+from foretrain.tuning.config import TuneConfig, load_study_config
+from foretrain.tuning.forecasting import open_fold
+from foretrain.tuning.losses import losses_table, matrix_of, read_losses
+from foretrain.tuning.records import DEFAULT_TRIAL, LOSSES, TrialRecord
+from foretrain.tuning.selection import SelectedEdge, selected_edge
+from foretrain.tuning.study import COMPARE, StudyFolder, directions, open_study, ranked
+
+SHARED = "shared"
+_NAIVE, _TABLE = "compare.json", "comparison.json"
+_ROWS = ("fold", "cutoff", "corpus", "item", "target", "steps")
+_CLOSE = 1e-5  # naive's losses are computed in single precision
+
+
+class CompareConfig(Section):
+    """The config of a comparison, saved as output_dir/compare.yaml."""
+
+    output_dir: str
+    studies: tuple[str, ...] = Field(min_length=2)  # configs of studies, shipped or files
+    shared: dict[str, Any] = Field(default_factory=dict)  # keys that all of them get, such as trials or set.data.items
+
+
+@dataclass(frozen=True)
+class Row:
+    """A study in the table.
+
+    best, default, naive: the first objective, None if there is none. edge: of the best over naive, in mean scaled
+    error; NaN without a best. p_value: one-sided, corrected for the choice among the trials of all studies.
+    """
+
+    study: str
+    trials: int
+    trial: int | None
+    best: float | None
+    default: float | None
+    naive: float | None
+    edge: float | None
+    p_value: float | None
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The table: its rows, the best first; trials and dates that the p-values count."""
+
+    metric: str
+    rows: tuple[Row, ...]
+    trials: int
+    dates: int
+
+
+def is_comparison(path: Path) -> bool:
+    """Whether the config in a file is one of a comparison."""
+    return "studies" in read_yaml(path)
+
+
+def load_comparison(path: Path, overrides: Sequence[str | tuple[str, Any]] = ()) -> CompareConfig:
+    """Read the config of a comparison; in `shared`, dots belong to the key. Raises ConfigError."""
+    tree = apply_overrides(read_yaml(path), ())
+    for override in overrides:
+        key, value = override_of(override)
+        section, _, rest = key.partition(".")
+        if section == SHARED and rest:
+            tree[SHARED] = {**(tree.get(SHARED) or {}), rest: value}
+        else:
+            tree = apply_overrides(tree, [(key, value)])
+    return build(CompareConfig, tree, source=str(path))
+
+
+def studies_of(config: CompareConfig) -> dict[str, TuneConfig]:
+    """Return the studies of a comparison by their names, each in its folder of output_dir.
+
+    Raises ConfigError for two of one name, and for studies that do not have the same objectives.
+    """
+    found: dict[str, TuneConfig] = {}
+    for given in config.studies:
+        path, _ = find_config(Path(given), TUNE)
+        name = path.stem
+        if name in found:
+            raise ConfigError(f"studies: two are called {name}, which names the folder of each. Rename a file.")
+        if is_comparison(path):
+            raise ConfigError(f"studies: {given} is itself a comparison. Name its studies.")
+        own = [*config.shared.items(), ("output_dir", str(Path(config.output_dir) / name))]
+        found[name] = load_study_config(path, own)
+    (first, reference), *others = found.items()
+    for name, study in others:
+        if study.objectives != reference.objectives:
+            raise ConfigError(
+                f"studies: {first} and {name} have other objectives, and one table needs one figure. Give them in "
+                "shared: {objectives: [{metric: val_wql}]}."
+            )
+    return found
+
+
+def check_windows(studies: dict[str, TuneConfig]) -> dict[str, float]:
+    """Return naive's figures on the validation windows, which all studies share.
+
+    Raises ConfigError if they do not: scores on other windows, or by other scales or quantiles, cannot be compared.
+    """
+    first, *others = studies
+    table, levels, figures = _naive(studies[first])
+    for name in others:
+        own, own_levels, _ = _naive(studies[name])
+        what = _difference(table, own) or ("other quantile levels" if own_levels != levels else None)
+        if what is not None:
+            raise ConfigError(
+                f"studies: {first} and {name} are scored on {what}, so their figures cannot be compared. Give both "
+                "the same by `shared`: set.data.corpora, set.data.prediction_length, set.data.min_context, "
+                "set.data.validation_from and test_from, set.evaluation.num_windows, set.evaluation.target, folds."
+            )
+    return figures
+
+
+def create_comparison(config: CompareConfig, naive: dict[str, float], resume: bool) -> None:
+    """Create the folder of a comparison, or with resume go on in it. Raises ConfigError."""
+    path = Path(config.output_dir)
+    if (path / COMPARE).is_file():
+        if not resume:
+            raise ConfigError(
+                f"{path}: holds a comparison. Go on with it by --resume (or foretrain tune resume {path}), or name a "
+                "new folder: output_dir=..."
+            )
+        if (before := open_comparison(path)).studies != config.studies:
+            raise ConfigError(
+                f"{path}: the comparison there is of {', '.join(before.studies)}. Name a new folder: output_dir=..."
+            )
+    elif path.is_dir() and any(path.iterdir()):
+        raise ConfigError(f"{path}: holds no comparison, but other files. Name a new folder in output_dir.")
+    path.mkdir(parents=True, exist_ok=True)
+    with replacing_file(path / _NAIVE) as scratch:
+        write_json(scratch, {"format": 1, "naive": naive})
+    with replacing_file(path / COMPARE) as scratch:
+        write_text(scratch, dump_yaml(config))
+
+
+def open_comparison(path: Path) -> CompareConfig:
+    """Return the config of the comparison in a folder, with output_dir as the folder is named here."""
+    return build(CompareConfig, read_yaml(path / COMPARE), source=str(path / COMPARE)).model_copy(
+        update={"output_dir": str(path)}
+    )
+
+
+def compare_studies(path: Path) -> Comparison:
+    """Return the table of the studies in a folder that have begun, and write comparison.json.
+
+    Raises DataError if trials were scored on different windows, and ConfigError if no study has begun.
+    """
+    names = [Path(find_config(Path(given), TUNE)[0]).stem for given in open_comparison(path).studies]
+    folders = {name: open_study(path / name) for name in names if (path / name / "study.yaml").is_file()}
+    if not folders:
+        raise ConfigError(f"{path}: none of its studies has begun. foretrain tune resume {path}.")
+    naive = read_object(path / _NAIVE).get("naive", {})
+    edges, trials, dates = _edges(folders)
+    config = next(iter(folders.values())).config
+    metric, way = config.objectives[0].metric, directions(config)[0]
+    rows = [_row(name, folder, naive.get(metric), edges.get(name)) for name, folder in folders.items()]
+    sign = -1.0 if way == "maximize" else 1.0
+    rows.sort(key=lambda row: math.inf if row.best is None else sign * row.best)
+    found = Comparison(metric, tuple(rows), trials, dates)
+    with replacing_file(path / _TABLE) as scratch:
+        write_json(scratch, {"format": 1, **asdict(found)})
+    return found
+
+
+def comparison_lines(found: Comparison) -> list[str]:
+    """Return the table in lines of text, and what its figures mean."""
+    head = ("study", "trials", f"best {found.metric}", "trial", "default", "naive", "edge over naive", "p")
+    body = [
+        (
+            row.study, str(row.trials), _shown(row.best), "-" if row.trial is None else str(row.trial),
+            _shown(row.default), _shown(row.naive),
+            "-" if row.edge is None else f"{row.edge:+.1%}", "-" if row.p_value is None else f"{row.p_value:.3g}",
+        )
+        for row in found.rows
+    ]  # fmt: skip
+    widths = [max(map(len, column)) for column in zip(head, *body, strict=True)]
+    lines = [
+        "  ".join(f"{cell:{w}}" for cell, w in zip(cells, widths, strict=True)).rstrip() for cells in (head, *body)
+    ]
+    reasons = dict.fromkeys(row.reason for row in found.rows if row.reason is not None)
+    return [
+        *lines,
+        f"Figures are of the validation that chose the best, {found.dates} dates. The edge is in mean scaled error; p is "
+        f"one-sided, and counts the choice among all {found.trials} complete trials.",
+        *(f"no p: {reason}" for reason in reasons),
+    ]
+
+
+def _shown(value: float | None) -> str:
+    return "-" if value is None else f"{value:.5g}"
+
+
+def _row(name: str, folder: StudyFolder, naive: float | None, edge: SelectedEdge | None) -> Row:
+    records = folder.records()
+    best = _best(folder, records)
+    default = next((one.values for one in records if one.number == DEFAULT_TRIAL), None)
+    return Row(
+        name,
+        sum(one.number != DEFAULT_TRIAL for one in records),
+        None if best is None else best.number,
+        None if best is None or best.values is None else best.values[0],
+        None if default is None else default[0],
+        naive,
+        None if edge is None else edge.edge,
+        None if edge is None else edge.p_value,
+        None if edge is None else edge.reason,
+    )
+
+
+def _best(folder: StudyFolder, records: Sequence[TrialRecord]) -> TrialRecord | None:
+    """Return the best trial by the first objective alone."""
+    able = ranked([r.model_copy(update={"values": r.values and r.values[:1]}) for r in records], folder.directions[:1])
+    return able[0] if able else None
+
+
+def _edges(folders: dict[str, StudyFolder]) -> tuple[dict[str, SelectedEdge], int, int]:
+    """Return the edge of each study's best over naive, the number of trials they are chosen among, and of dates."""
+    tables, columns = list[pa.Table](), dict[str, int]()
+    for name, folder in folders.items():
+        records = ranked(folder.records(), folder.directions)
+        best = _best(folder, records)
+        for record in records:
+            if best is not None and record.number == best.number:
+                columns[name] = len(tables)
+            tables.append(read_losses(folder.trial(record.number) / LOSSES))
+    if not tables:
+        return {}, 0, 0
+    for table in tables[1:]:
+        if (what := _difference(tables[0], table)) is not None:
+            raise DataError(f"trials of these studies were scored on {what}, so their losses cannot be compared.")
+    matrix = matrix_of(dict(enumerate(tables)))
+    block = _overlap(next(iter(folders.values())).config)
+    edges = {name: selected_edge(matrix.values, matrix.naive, column, block=block) for name, column in columns.items()}
+    return edges, len(tables), len(matrix.naive)
+
+
+def _overlap(config: TuneConfig) -> int:
+    """Return how many neighbouring dates of a study have horizons that overlap."""
+    with tempfile.TemporaryDirectory(prefix="foretrain-") as scratch:
+        own = fold_configs(config, {}, Path(scratch))[0][1]
+    horizon = own.data.prediction_length
+    return lag_in_origins(horizon, own.evaluation.stride or horizon) + 1
+
+
+def _naive(config: TuneConfig) -> tuple[pa.Table, tuple[float, ...], dict[str, float]]:
+    """Return naive's losses on a study's windows, the quantile levels, and its figures, means over the folds."""
+    tables, figures, levels = list[pa.Table](), list[dict[str, float]](), ()
+    with tempfile.TemporaryDirectory(prefix="foretrain-") as scratch:
+        for fold, own in fold_configs(config, {}, Path(scratch)):
+            validation = open_fold(config, own, fold)[1] if config.task == "forecast" else _validation(own)
+            backtest, levels = validation.backtest, own.evaluation.quantile_levels
+            tables.append(losses_table(backtest, backtest.naive, fold.number))
+            figures.append(validation.figures(backtest.naive))
+    names = [key for key in (metric_key(one) for one in config.objectives) if key in figures[0]]
+    means = {name: math.fsum(one[name] for one in figures) / len(figures) for name in names}
+    return pa.concat_tables(tables), levels, means
+
+
+def _validation(own: RunConfig) -> Validation:
+    """Return what scores the forecasts of a run that trains, on its validation windows."""
+    resolved, source = open_source(own)
+    data, corpora, selections = source.validation_data()
+    return Validation(
+        resolved.evaluation.model_copy(update={"loss": False}),
+        data,
+        model=build_model(resolved),
+        family=family(resolved.model.family),
+        corpora=corpora,
+        selections=selections,
+        seed=resolved.seed,
+    )
+
+
+def _difference(one: pa.Table, other: pa.Table) -> str | None:
+    """Return how the rows of two tables of losses differ, None if they are the same windows in the same scale."""
+    first, second = (table.sort_by([(name, "ascending") for name in _ROWS]) for table in (one, other))
+    if not first.select(_ROWS).equals(second.select(_ROWS)):
+        windows = [
+            len({*zip(*(table.column(name).to_pylist() for name in _ROWS), strict=True)}) for table in (one, other)
+        ]
+        return f"different windows ({windows[0]:,} and {windows[1]:,} rows of item, target and origin)"
+    pair = [table.column("naive").to_numpy() for table in (first, second)]
+    return None if np.allclose(*pair, rtol=_CLOSE, atol=0) else "the same windows with other scales of errors"
