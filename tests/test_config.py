@@ -255,3 +255,9 @@ def test_whole_numbers_beyond_64_bits_and_nul_characters_are_refused_wherever_th
 def test_a_place_in_a_list_is_a_number_of_its_entries(part: str):
     with pytest.raises(ConfigError, match="is not one of the 1 list entries"):
         apply_overrides({"a": [{"b": 1}]}, [f"a.{part}.b=2"])
+
+
+def test_an_override_of_a_part_leaves_the_value_of_an_earlier_one_as_it_was():
+    section = {"b": 1, "c": [{"d": 2}]}
+    found = apply_overrides({}, [("a", section), ("a.b", 3), ("a.c.0.d", 4)])
+    assert found == {"a": {"b": 3, "c": [{"d": 4}]}} and section == {"b": 1, "c": [{"d": 2}]}

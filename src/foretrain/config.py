@@ -258,7 +258,7 @@ def apply_overrides(tree: dict[str, Any], overrides: Iterable[str | tuple[str, A
             if not isinstance(child, (dict, list)):
                 raise ConfigError(f"{key}: {part!r} is a value ({child!r}), not a section.")
             node = child
-        _set(node, parts[-1], value, key)
+        _set(node, parts[-1], _copy(value), key)  # a later override may change a part of it
     return result
 
 

@@ -81,10 +81,10 @@ def test_searches_end_in_one_table_that_can_be_shown_and_gone_on_with(tmp_path: 
         assert record["metrics"]["val_skill"] == pytest.approx(row["edge"], rel=1e-6)
     assert "| " not in text and all(row["p_value"] is None for row in found["rows"])
     assert said("tune", "show", out).splitlines()[0] == head
-    with pytest.raises(ConfigError, match="holds a comparison. Go on with it by --resume"):
+    with pytest.raises(ConfigError, match=r"holds a comparison\. Go on with it by --resume"):
         said("tune", both)
     assert "counts the choice among all 4 complete trials" in said("tune", "resume", out, "--trials", 2)
-    with pytest.raises(ConfigError, match="holds a comparison of studies. Name the folder of one"):
+    with pytest.raises(ConfigError, match=r"holds a comparison of studies\. Name the folder of one"):
         said("tune", "best", out)
     assert "optimizer:" in said("tune", "best", out / "slow")
     other = write_comparison(tmp_path, str(tmp_path / "slow.yaml"), "linear", "tune/linear")

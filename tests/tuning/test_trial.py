@@ -101,6 +101,13 @@ def test_absent_data_concern_the_study(tmp_path: Path) -> None:
     assert not (tmp_path / "t" / "result.json").exists()
 
 
+def test_what_auto_stands_for_is_settled_before_a_trial_is_scored(tmp_path: Path) -> None:
+    config = study(tmp_path, change={"training.dtype": "auto", "training.compile": "auto", "training.max_steps": 2})
+    assert check_study(config)
+    record = run_trial(config, 0, {RATE: 0.01}, tmp_path / "t", source="sampler", report=never)
+    assert record.state == "complete", record.message
+
+
 def test_a_study_is_checked_before_its_first_trial(tmp_path: Path) -> None:
     lines = check_study(study(tmp_path, folds={"count": 3}))
     assert [line.partition(":")[0] for line in lines] == ["fold 0", "fold 1", "fold 2"]

@@ -1,4 +1,4 @@
-"""`foretrain tune` of a config with `studies`: searches side by side. Imports neither torch, pandas, numpy nor Optuna."""
+"""`foretrain tune` of several studies side by side. Imports neither torch, pandas, numpy nor Optuna."""
 
 from __future__ import annotations
 

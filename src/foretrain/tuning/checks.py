@@ -14,7 +14,7 @@ from foretrain.run.evaluators import check_data, tag_of
 from foretrain.run.train import build_validation
 from foretrain.suites.evaluator import EvaluatorConfig
 from foretrain.training.memory import ResidentGrowth
-from foretrain.tuning.candidates import EVALUATOR, check_keys, fold_configs, metric_key, run_config
+from foretrain.tuning.candidates import EVALUATOR, check_keys, check_options, fold_configs, metric_key, run_config
 from foretrain.tuning.config import TuneConfig
 from foretrain.tuning.folds import check_folds
 from foretrain.tuning.forecasting import open_fold
@@ -64,7 +64,7 @@ def _check_candidates(config: TuneConfig, folder: Path) -> None:
     space, first = SearchSpace(config.space), None
     for candidate in _draws(space, config.seed):
         try:
-            run_config(config, candidate, folder)
+            check_options(run_config(config, candidate, folder))
             return
         except ConfigError as error:
             first = first or (candidate, error)

@@ -211,8 +211,8 @@ def comparison_lines(found: Comparison) -> list[str]:
     reasons = dict.fromkeys(row.reason for row in found.rows if row.reason is not None)
     return [
         *lines,
-        f"Figures are of the validation that chose the best, {found.dates} dates. The edge is in mean scaled error; p is "
-        f"one-sided, and counts the choice among all {found.trials} complete trials.",
+        f"Figures are of the validation that chose the best, {found.dates} dates. The edge is in mean scaled error; p "
+        f"is one-sided, and counts the choice among all {found.trials} complete trials.",
         *(f"no p: {reason}" for reason in reasons),
     ]
 
