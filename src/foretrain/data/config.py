@@ -67,12 +67,12 @@ class CorpusSpec(Section):
             raise ValueError("give either path or synthetic, one of them and not both (the other one null)")
         return self
 
-    def open(self) -> Corpus:
-        """Open or generate the corpus."""
+    def open(self, stage_to: str | None = None) -> Corpus:
+        """Open or generate the corpus; its shards are read from the copy in `stage_to` if there is one."""
         if self.synthetic is not None:
             return generate(self.synthetic)
         assert self.path is not None
-        return Corpus.open(self.path)
+        return Corpus.open(self.path, staged=stage_to)
 
 
 class DataConfig(Section):
@@ -109,6 +109,8 @@ class DataConfig(Section):
     min_rows: int | None = Field(default=None, gt=0)
     # When corpora are compared with the hashes in their manifests; verification.py
     verify: Annotated[Verify, BeforeValidator(_off), FREE] = "auto"
+    # Folder of a local disk that a host's first process copies the shards of corpora to, and all read; staging.py
+    stage_to: Annotated[str | None, FREE] = Field(default=None, min_length=1)
     with_times: bool | None = None  # fill time stamps; None = if the family uses them and the corpora have a calendar
 
     @model_validator(mode="after")
@@ -135,6 +137,8 @@ class DataConfig(Section):
                 f"min_prediction_length {self.min_prediction_length} exceeds prediction_length {self.prediction_length}"
             )
         self._check_dates()
+        if self.stage_to is not None and not self.folders:
+            raise ValueError("stage_to: no effect, as no corpus has a path; leave it out")
         if self.items is not None and self.corpora and all(spec.items is not None for spec in self.corpora):
             raise ValueError("every corpus has items of its own, so data.items cannot take effect; leave it out")
         named = [key for key in ColumnRoles._fields if getattr(self, key)]
@@ -157,6 +161,10 @@ class DataConfig(Section):
             raise ValueError(
                 f"{' and '.join(dates)} cut by dates and {' and '.join(steps)} by steps; give one kind (the other null)"
             )
+
+    def open(self) -> list[Corpus]:
+        """Open or generate the corpora, each from its copy in `stage_to` if there is one."""
+        return [spec.open(self.stage_to) for spec in self.corpora]
 
     @property
     def folders(self) -> list[str]:

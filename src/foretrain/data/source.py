@@ -36,7 +36,7 @@ class TrainingSource:
         """corpora: open or in-memory corpora that replace those of the config, in its order."""
         self.config = config
         self.seed = seed
-        opened = [spec.open() for spec in config.corpora] if corpora is None else corpora
+        opened = config.open() if corpora is None else corpora
         if len(opened) != len(config.corpora):
             raise ConfigError(f"data.corpora: {len(config.corpora)} configured, {len(opened)} given.")
         self.corpora: tuple[Corpus, ...] = tuple(opened)

@@ -24,6 +24,7 @@ import pyarrow as pa
 from foretrain.data.chunks import Chunk, flatten, is_list, list_depth
 from foretrain.data.manifest import MANIFEST_NAME, Column, Manifest, make_manifest, read_manifest
 from foretrain.data.mapped import MappedFile, Watch
+from foretrain.data.staging import shards_of
 from foretrain.data.verification import check_file, of_one_version, shard_file
 from foretrain.data.windows import FloatArray, IntArray
 from foretrain.data.writer import CorpusWriter, SeriesBuffer, complete_manifest, prepare_series
@@ -54,10 +55,13 @@ class Corpus:
         has_ids: bool,
         left_out: tuple[str, ...] = (),
         files: Sequence[MappedFile] = (),
+        shards: Path | None = None,
     ) -> None:
+        """shards: the folder that the shards are read from; None = path."""
         self.left_out = left_out  # columns of a foreign folder that are not read
         self.name = name
         self.path = path
+        self.shards = path if shards is None else shards
         self.origin = path  # what the user named: the folder, or the file that was imported into it
         self.manifest = manifest
         self.chunks = chunks
@@ -71,11 +75,13 @@ class Corpus:
     # -- opening -------------------------------------------------------------------------------------------------
 
     @classmethod
-    def open(cls, path: str | Path, *, freq: str | None = None) -> Corpus:
+    def open(cls, path: str | Path, *, freq: str | None = None, staged: str | None = None) -> Corpus:
         """Open a corpus folder, or any datasets.save_to_disk folder with a `target` column.
 
-        freq: that of a foreign folder whose series have a start and no freq. Raises DataError if the folder is neither,
-        if a shard is missing, damaged or of another size than in the manifest, or if columns have unexpected types.
+        freq: that of a foreign folder whose series have a start and no freq. staged: a folder of copies, as of
+        data.stage_to; the shards are read from that of the corpus, if it has one there. Raises DataError if the folder
+        is neither, if a shard is missing, damaged or of another size than in the manifest, or if columns have
+        unexpected types.
         """
         folder = Path(path)
         if folder.is_file():
@@ -84,10 +90,10 @@ class Corpus:
         if not folder.is_dir():
             raise DataError(f"{folder}: no such corpus folder. Make one with `foretrain data import`.")
         if (folder / MANIFEST_NAME).is_file():
-            manifest, files, batches = of_one_version(folder, _read_own)
+            manifest, shards, files, batches = of_one_version(folder, functools.partial(_read_own, staged=staged))
             fields = _own_fields(manifest, batches)
             chunks = [Chunk(batch, file, fields, (len(manifest.columns),)) for batch, file in batches if batch.num_rows]
-            return cls(folder.name, manifest, chunks, folder, has_ids=True, files=files)
+            return cls(folder.name, manifest, chunks, folder, has_ids=True, files=files, shards=shards)
         return _open_foreign(folder, freq)
 
     @classmethod
@@ -239,8 +245,8 @@ class Corpus:
     def verify(self) -> None:
         """Compare every shard's sha256 with the manifest. Raises DataError naming the first that differs."""
         for shard in self.manifest.shards:
-            assert self.path is not None
-            check_file(self.path / shard["file"], shard["sha256"])
+            assert self.shards is not None
+            check_file(self.shards / shard["file"], shard["sha256"])
 
     def __repr__(self) -> str:
         return f"Corpus({self.name!r}, {self.num_series:,} series, columns {', '.join(self.columns)})"
@@ -256,11 +262,12 @@ def _own_fields(manifest: Manifest, batches: Sequence[tuple[pa.RecordBatch, str]
     return fields
 
 
-def _read_own(folder: Path) -> tuple[Manifest, list[MappedFile], list[_Batch]]:
+def _read_own(folder: Path, staged: str | None) -> tuple[Manifest, Path, list[MappedFile], list[_Batch]]:
     manifest = read_manifest(folder / MANIFEST_NAME)
+    shards = shards_of(manifest, folder, staged)
     files, batches = list[MappedFile](), list[_Batch]()
     for shard in manifest.shards:
-        file, more = read_batches(shard_file(folder, shard["file"], shard["bytes"]), shard["sha256"])
+        file, more = read_batches(shard_file(shards, shard["file"], shard["bytes"]), shard["sha256"])
         files.append(file)
         batches += more
     found = sum(batch.num_rows for batch, _ in batches)
@@ -270,7 +277,7 @@ def _read_own(folder: Path) -> tuple[Manifest, list[MappedFile], list[_Batch]]:
         missing = [name for name in _own_fields(manifest, batches).values() if name not in batch.schema.names]
         if missing:
             raise DataError(f"{file}: column {missing[0]!r} is missing. Import the data again.")
-    return manifest, files, batches
+    return manifest, shards, files, batches
 
 
 def read_batches(path: Path, sha256: str | None = None) -> tuple[MappedFile, list[_Batch]]:

@@ -111,10 +111,15 @@ def check_file(path: Path, sha256: str) -> None:
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}.") from None
     if found != sha256:
-        raise DataError(
-            f"{path}: its content differs from the hash in {MANIFEST_NAME}. The disk or a copy damaged it, or it was "
-            "changed by hand: copy the corpus again, whole, or import the data again."
-        )
+        raise differs(path)
+
+
+def differs(path: Path) -> DataError:
+    """Return the error about a shard that has another hash than its manifest states."""
+    return DataError(
+        f"{path}: its content differs from the hash in {MANIFEST_NAME}. The disk or a copy damaged it, or it was "
+        "changed by hand: copy the corpus again, whole, or import the data again."
+    )
 
 
 def verify_folder(folder: Path, progress: Callable[[int, int, str], None] | None = None) -> int:

@@ -134,7 +134,7 @@ class Validation:
         if not forecasts and not config.loss:
             why = "is off" if isinstance(model, Forecaster) else f"is not what {model.family} does"
             raise ConfigError(f"evaluation.loss: false leaves nothing to validate, as forecasting {why}. Leave it out.")
-        opened = [spec.open() for spec in data.corpora] if corpora is None else list(corpora)
+        opened = data.open() if corpora is None else list(corpora)
         if selections is None:
             selections = data.select(opened)
         self.config, self.seed = config, seed

@@ -79,7 +79,7 @@ def open_source(
         config.data.check_folders()
     if config.data.generated is not None:
         return _generated(config, corpora, saved)
-    opened = [spec.open() for spec in config.data.corpora] if corpora is None else corpora
+    opened = config.data.open() if corpora is None else corpora
     kind, found = family(config.model.family), dict[str, Any]()
     if config.data.with_times is None:
         found["with_times"] = kind.with_times and all(corpus.manifest.time != "steps" for corpus in opened)

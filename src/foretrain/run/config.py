@@ -112,6 +112,7 @@ def config_hash_1(config: RunConfig) -> str:
         (tree["data"], "generated", None),
         *((tree["data"], key, None) for key in ("validation_from", "test_from", "embargo", "items", "holdout_items")),
         (tree["data"], "verify", tree["data"]["verify"]),  # never part of an identity
+        (tree["data"], "stage_to", tree["data"]["stage_to"]),
         (tree["training"], "validate_first", False),
         (tree["training"], "shard_size", None),
         (tree["training"], "keep_every", None),

@@ -14,7 +14,7 @@ import torch
 from foretrain.adapters.layers import describe_adapter
 from foretrain.data.synthetic.generated import AnySource
 from foretrain.distributed.world import World
-from foretrain.errors import ForetrainError, TrainingError
+from foretrain.errors import DataError, ForetrainError, TrainingError
 from foretrain.forecasting.ancestry import Ancestry
 from foretrain.forecasting.parents import of_parent, recorded
 from foretrain.models.base import Forecaster, Trainable
@@ -40,6 +40,7 @@ from foretrain.run.pipeline import (
 from foretrain.run.promotion import check_test_split
 from foretrain.run.stages import StagesConfig
 from foretrain.run.summary import (
+    describe_copies,
     describe_data,
     describe_device,
     describe_lengths,
@@ -213,7 +214,7 @@ def _describe_needs(
     unknown = "model: its parameters, memory and disk depend on a stage that has not run yet"
     lines.add(*([unknown] if model is None else _about(config, model)))
     epochs = f", {plan.total / stream.epoch_length:.2f} epochs" if stream.epoch_length else ""
-    lines.add(describe_data(config, source), _describe_steps(plan, world) + epochs)
+    lines.add(describe_data(config, source), *_copies(config), _describe_steps(plan, world) + epochs)
     section = "training.token_budget" if config.training.token_budget else "data.generated"
     lines.add(*plan.warn_of_idle(world.size, section))
     if model is not None:
@@ -221,6 +222,13 @@ def _describe_needs(
         _describe_costs(lines, config, model, source, plan, world, unmeasured)
     lines.add(f"device: {describe_device(world)}, torch {torch.__version__}")
     lines.add(*source.lines()[1:], *describe_stream(stream))
+
+
+def _copies(config: RunConfig) -> list[str]:
+    try:
+        return describe_copies(config)
+    except DataError as error:
+        return [f"{REFUSED}{error}"]
 
 
 def _with_micro_batch(

@@ -19,7 +19,7 @@ from foretrain.models.hub import release_hash
 from foretrain.reading import resolved
 from foretrain.run.build import build_model, open_source, saved_config, settled
 from foretrain.run.config import RunConfig, is_same_config
-from foretrain.run.intact import begin_verification
+from foretrain.run.intact import begin_verification, stage_corpora
 from foretrain.run.opening import with_checkpoints
 from foretrain.run.stages import StagesConfig
 from foretrain.run.train import check_run, next_commands, train_run
@@ -99,7 +99,9 @@ def run_stages(
     """
     world = world or World.start(config.device, config.threads, config.deadlines)
     stages = make_stages(config)
-    begin_verification([stage.config.data for stage in stages if not stage.skip and not corpora], world)()
+    read = [stage.config.data for stage in stages if not stage.skip]
+    stage_corpora(read, world, given=bool(corpora))
+    begin_verification([] if corpora else read, world)()
     with announced("opening the data of all stages", world):
         open_sources(stages, corpora or {}, world, resume)
     root = Path(config.output_dir)
@@ -163,10 +165,10 @@ def open_sources(
             with _errors_name_stage(stage):
                 stage.config.data.check_folders(corpora)
                 for spec in stage.config.data.corpora:
-                    key = spec.model_dump_json(exclude={"weight"})
+                    key = f"{spec.model_dump_json(exclude={'weight'})} {stage.config.data.stage_to}"
                     if key not in opened:
                         given = corpora.get(spec.path) if spec.path is not None else None
-                        opened[key] = spec.open() if given is None else given
+                        opened[key] = spec.open(stage.config.data.stage_to) if given is None else given
                     chosen.append(opened[key])
                 before = saved_config(stage.folder) if resume else None
                 config = with_checkpoints(stage.config, world or World(), before)

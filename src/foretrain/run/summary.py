@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from foretrain.adapters.layers import parameter_counts
+from foretrain.data.staging import Staging
 from foretrain.data.synthetic.generated import AnySource
 from foretrain.distributed.world import World
 from foretrain.models.base import Trainable
@@ -21,6 +22,7 @@ def start_lines(config: RunConfig, source: AnySource, model: Trainable, world: W
     return [
         describe_model(config, model),
         describe_data(config, source),
+        *_read_copies(config, source),
         f"run: {length} in {training.dtype} on {describe_device(world)}{compiled}; output in {config.output_dir}",
         *describe_split(config, model, world),
     ]
@@ -74,6 +76,28 @@ def describe_data(config: RunConfig, source: AnySource) -> str:
     more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
     of = f", from {', '.join(names[:NAMED])}{more}" if names else ""
     return f"{source.lines()[0]}{of}; {describe_lengths(config)}"
+
+
+def describe_copies(config: RunConfig) -> list[str]:
+    """Return the line on what a run will copy to a local disk; none without data.stage_to.
+
+    Raises DataError as Staging does, also where the disk is too full.
+    """
+    data = config.data
+    if data.stage_to is None:
+        return []
+    staging = Staging(data.folders, data.stage_to)
+    staging.check_space()
+    if staging.missing_bytes:
+        sizes = f"{format_bytes(staging.missing_bytes)} are to be copied, {format_bytes(staging.free_bytes)} are free"
+        return [f"copies: of corpora, in {staging.target} (data.stage_to): {sizes}"]
+    return [f"copies: of all corpora, in {staging.target} already (data.stage_to)"]
+
+
+def _read_copies(config: RunConfig, source: AnySource) -> list[str]:
+    """Return the line on the corpora whose copies a run reads; none if it reads no copy."""
+    names = [corpus.name for corpus in source.corpora if corpus.shards != corpus.path]
+    return [f"copies: of {', '.join(names)} are read in {config.data.stage_to} (data.stage_to)"] if names else []
 
 
 def describe_lengths(config: RunConfig) -> str:

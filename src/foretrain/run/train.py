@@ -31,7 +31,7 @@ from foretrain.run.build import (
 )
 from foretrain.run.config import RunConfig
 from foretrain.run.evaluators import build_evaluators, makes_forecasts
-from foretrain.run.intact import begin_verification, check_unchanged
+from foretrain.run.intact import begin_verification, check_unchanged, stage_corpora
 from foretrain.run.opening import with_checkpoints
 from foretrain.run.promotion import ZERO_SHOT_ARGUMENT, check_test_split, run_gate
 from foretrain.run.summary import describe_start, start_lines
@@ -74,6 +74,8 @@ def train_run(
         raise TrainingError(f"{config.output_dir} holds a run in stages. Choose another output_dir.")
     saved = saved_config(Path(config.output_dir), resume)
     config = with_checkpoints(config, world, saved if resume else None)
+    if source is None:
+        stage_corpora([config.data], world, given=corpora is not None)
     finish_verification = begin_verification([config.data] if corpora is None else [], world)
     if source is None:
         with announced("opening the data and counting its windows", world):

@@ -23,6 +23,7 @@ from foretrain.models import family
 from foretrain.notes import Code
 from foretrain.run.build import open_source, settled
 from foretrain.run.config import RunConfig
+from foretrain.run.intact import stage_corpora
 from foretrain.training.memory import ResidentGrowth
 from foretrain.tuning.candidates import check_options, forecast_context, metric_key
 from foretrain.tuning.config import TuneConfig
@@ -71,6 +72,7 @@ def open_fold(config: TuneConfig, own: RunConfig, fold: Fold) -> tuple[Predictor
     Raises ConfigError for a release of another family than the run's, and for one whose training saw the fold.
     """
     predictor = open_model(config, own)
+    stage_corpora([own.data], World())  # of one process
     own, source = open_source(own)
     own, _ = settled(own, source, World(device=predictor.device))
     validation = Validation(

@@ -29,6 +29,7 @@ from foretrain.processes import this_process
 from foretrain.reading import read_object
 from foretrain.run.build import open_source, saved_config, settled
 from foretrain.run.config import RunConfig
+from foretrain.run.intact import stage_corpora
 from foretrain.run.train import build_validation, train_run
 from foretrain.training.journal import read_journal
 from foretrain.training.memory import ResidentGrowth
@@ -185,6 +186,7 @@ def _train_fold(
         return pruned
 
     with _failures():
+        stage_corpora([own.data], World())  # of one process
         own, source = open_source(own)
     with _failures(DataError):
         world = World.start(own.device, own.threads, own.deadlines)

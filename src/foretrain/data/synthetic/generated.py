@@ -56,7 +56,7 @@ class GeneratedStream:
         self._widths = self.settings.widths(config.context_length)
         self._horizons = self.settings.resolved_horizons(config.prediction_length)
         self._benchmark = Benchmark.read(self.settings.exclude)
-        self.corpora = tuple(Corpus.open(entry.path) for entry in self.settings.corpora)
+        self.corpora = tuple(Corpus.open(entry.path, staged=config.stage_to) for entry in self.settings.corpora)
         for corpus in self.corpora:
             refuse_unseen(corpus)
         self.items = config.choose_items(self.corpora) if self.corpora else []
