@@ -1,6 +1,7 @@
 """A worker whose trials cost nothing: `python fake_worker.py FOLDER NAME`.
 
-A step appends a line to steps.txt of the trial, which is its checkpoint too. FAKE_HOLD names a file that a worker
+A step appends a line to steps.txt of the trial, which is its checkpoint too. FAKE_GATE names a file for which trials
+from number 1 on wait after two steps. FAKE_HOLD names a file that a worker
 makes when it holds the journal's lock with half a line written, where it stays until it is killed.
 """
 
@@ -31,11 +32,13 @@ def fake_trial(
 ) -> TrialRecord:
     """Run STEPS steps; what a run before did is not done again."""
     log = folder / "steps.txt"
-    pause = float(os.environ.get("FAKE_PAUSE", "0"))
+    pause, gate = float(os.environ.get("FAKE_PAUSE", "0")), os.environ.get("FAKE_GATE")
     done = len(log.read_text().splitlines()) if log.exists() else 0
     curve, pruned = [], False
     for step in range(1, STEPS + 1):
         value = loss(candidate) + 1 / step
+        while gate and number >= 1 and step == 3 and not Path(gate).exists():
+            time.sleep(0.01)
         if step > done:
             with log.open("a") as file:
                 file.write(f"{step} {os.getpid()}\n")

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from tests.tuning.needs_optuna import TrialState
 from tests.waiting import DEADLINE, start_command, wait_until
 
 from foretrain.errors import ForetrainError
-from foretrain.tuning.crew import Crew, CrewLost, worker_environment
+from foretrain.tuning.crew import MOST_RESTARTS, Crew, CrewLost, worker_environment
 from foretrain.tuning.study import StudyFolder, open_study
 from foretrain.tuning.worker import open_optuna
 
@@ -31,11 +32,12 @@ def start(study: StudyFolder, name: str, **environment: str) -> subprocess.Popen
 
 
 def trial_of(study: StudyFolder, worker: str) -> str | None:
-    """The folder of a trial that a worker has taken some steps in."""
-    for path in study.leases.glob("*.json"):
-        holder = json.loads(path.read_text())["holder"]
-        if holder and holder["worker"] == worker and holder.get("step", 0) >= 2:
-            return "default" if path.stem == "default" else f"{int(path.stem):04d}"
+    """The folder of the trial in which a worker waits at FAKE_GATE."""
+    for path in study.leases.glob("[0-9]*.json"):
+        with suppress(FileNotFoundError):  # a trial that has just ended
+            holder = json.loads(path.read_text())["holder"]
+            if holder and holder["worker"] == worker and holder.get("step", 0) == 2 and int(path.stem) >= 1:
+                return f"{int(path.stem):04d}"
     return None
 
 
@@ -53,14 +55,15 @@ def check_whole(study: StudyFolder, trials: int) -> None:
 def test_a_study_survives_kills_of_a_lock_holder_in_half_a_line_and_of_a_worker_in_mid_trial(tmp_path: Path):
     study = new_study(tmp_path, trials=8)
     holding = tmp_path / "holding"
-    victims = [start(study, "steps", FAKE_PAUSE="0.3"), start(study, "lock", FAKE_HOLD=str(holding))]
+    victims = [start(study, "steps", FAKE_GATE=str(tmp_path / "never"))]
     try:
+        wait_until(lambda: trial_of(study, "steps"), victims[0])
+        killed_in = trial_of(study, "steps")
+        victims.append(start(study, "lock", FAKE_HOLD=str(holding)))
         wait_until(holding.exists, victims[1])
         assert not (study.path / "journal.jsonl").read_bytes().endswith(b"\n")
         victims[1].kill()
         victims[1].wait()
-        wait_until(lambda: trial_of(study, "steps"), victims[0])
-        killed_in = trial_of(study, "steps")
         victims[0].kill()
         victims[0].wait()
         with start(study, "rest") as rest:
@@ -74,21 +77,23 @@ def test_a_study_survives_kills_of_a_lock_holder_in_half_a_line_and_of_a_worker_
     assert killed_in is not None and attempts[killed_in] == 2
 
 
-def test_two_workers_share_a_study_and_one_that_is_killed_is_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_two_workers_share_a_study_and_one_that_is_killed_starts_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     study = new_study(tmp_path, trials=6)
-    monkeypatch.setenv("FAKE_PAUSE", "0.1")
+    monkeypatch.setenv("FAKE_GATE", str(tmp_path / "gate"))  # so that no worker ends before the kill
     said: list[str] = []
 
     def say(line: str) -> None:
         said.append(line)
         if len(said) == 1:  # the first trial has ended
             crew._members[0].process.kill()
+            (tmp_path / "gate").touch()
 
-    crew = Crew(study, 2, say=say, command=FAKE)
+    crew = Crew(study, 2, say=say, command=FAKE, backoff=0.01)
     crew.run()
     check_whole(study, 6)
-    ends = [line for line in said if "ended by SIGKILL; 1 go on. Its log:" in line]
+    ends = [line for line in said if "ended by SIGKILL; it starts anew in 0.01 s (1 of 3 times until" in line]
     assert len(ends) == 1 and sum(line.startswith("trial ") for line in said) == 7
+    assert crew._members[0].process.poll() == 0
 
 
 @pytest.mark.parametrize(
@@ -99,9 +104,12 @@ def test_two_workers_share_a_study_and_one_that_is_killed_is_a_line(tmp_path: Pa
     ],
 )
 def test_the_loss_of_all_workers_is_an_error_with_its_reason(tmp_path: Path, script: str, kind: type, said: str):
+    lines: list[str] = []
     with pytest.raises(kind, match=said) as caught:
-        Crew(new_study(tmp_path), 2, say=lambda line: None, command=[sys.executable, "-c", script]).run()
+        Crew(new_study(tmp_path), 2, lines.append, [sys.executable, "-c", script], backoff=0.01).run()
     assert type(caught.value) is kind
+    starts = sum("it starts anew" in line for line in lines)
+    assert starts == (2 * MOST_RESTARTS if kind is CrewLost else 0) and "none is left" in lines[-1]
 
 
 def test_a_signal_to_the_parent_stops_workers_at_a_checkpoint(tmp_path: Path):
@@ -114,7 +122,9 @@ def test_a_signal_to_the_parent_stops_workers_at_a_checkpoint(tmp_path: Path):
     )
     command = [sys.executable, "-c", script, str(study.path), *FAKE]
     worker = f"{os.uname().nodename}-0"
-    with start_command(command, environment={"FAKE_PAUSE": "0.3"}, output=tmp_path / "parent.log") as parent:
+    with start_command(
+        command, environment={"FAKE_GATE": str(tmp_path / "never")}, output=tmp_path / "parent.log"
+    ) as parent:
         wait_until(lambda: trial_of(study, worker), parent)
         parent.send_signal(signal.SIGINT)
         assert parent.wait(timeout=DEADLINE) == 130, (tmp_path / "parent.log").read_text()

@@ -18,37 +18,43 @@ from foretrain.errors import ForetrainError, Interrupted, TrainingError
 from foretrain.printing import BESIDE_PRINTABLE
 from foretrain.tuning.leases import Leases
 from foretrain.tuning.records import DEFAULT_TRIAL
-from foretrain.tuning.study import STORAGE, StudyFolder
+from foretrain.tuning.study import PARENT, STORAGE, StudyFolder
 from foretrain.tuning.tables import progress_line, progress_table
 
 if TYPE_CHECKING:
     from rich.live import Live
 
 _PAUSE = 0.2  # seconds between two looks at the workers
-_STOPPED = (130, 143)  # exit codes of a worker that was asked to stop
+_STOPPED = (130, 143, -signal.SIGINT, -signal.SIGTERM)  # of a worker that was asked to stop; < 0: before it could obey
+_OF_THE_STUDY = 2  # exit code of an error that any worker would meet
+MOST_RESTARTS = 3  # of a worker in a row, without a trial that ended
+BACKOFF = 1.0  # seconds before the first of them, doubled by each
 
 
 @dataclass
 class _Member:
-    """A worker process."""
+    """The place of a worker. code: of its process, if that has ended for good; due: when the next one is started."""
 
     name: str
-    process: subprocess.Popen[bytes]
     log: Path
+    process: subprocess.Popen[bytes]
     code: int | None = None
+    restarts: int = 0  # since a trial of the study ended
+    due: float | None = None
 
 
 @dataclass
 class Crew:
     """The workers of this machine. command: starts one, given the study's folder and its name.
 
-    say: prints a line.
+    say: prints a line. backoff: seconds before a worker that was killed is started anew.
     """
 
     folder: StudyFolder
     workers: int
     say: Callable[[str], None] = print
     command: Sequence[str] = (sys.executable, "-m", "foretrain.tuning.worker")
+    backoff: float = BACKOFF
     _members: list[_Member] = field(default_factory=list)
     _stop: int | None = None  # the signal that came
 
@@ -72,13 +78,18 @@ class Crew:
 
     def _watch(self) -> None:
         began, known = time.monotonic(), {record.number for record in self.folder.records()}
-        self._members = [self._start(number) for number in range(self.workers)]
+        names = [f"{os.uname().nodename}-{number}" for number in range(self.workers)]
+        logs = [self.folder.path / "workers" / f"{name}.log" for name in names]
+        self._members = [_Member(name, log, self._start(name, log)) for name, log in zip(names, logs, strict=True)]
         minutes, over = self.folder.config.max_minutes, False
         with _table() as live:
             while any(self._running()):
                 time.sleep(_PAUSE)
-                known = self._tell_ended(known, live)
-                self._tell_gone()
+                ended = self._tell_ended(known, live)
+                for member in self._members if ended != known else ():
+                    member.restarts = 0
+                known = ended
+                self._tell_gone(may_restart=not over and self._stop is None)
                 if minutes is not None and not over and time.monotonic() - began > minutes * 60:
                     over = True
                     self.say(f"max_minutes: {minutes:g} are over; trials at work go to their next checkpoint")
@@ -94,19 +105,19 @@ class Crew:
     def _running(self) -> Iterator[_Member]:
         return (member for member in self._members if member.code is None)
 
-    def _start(self, number: int) -> _Member:
-        name = f"{os.uname().nodename}-{number}"
-        log = self.folder.path / "workers" / f"{name}.log"
+    def _start(self, name: str, log: Path) -> subprocess.Popen[bytes]:
         with log.open("ab") as stream:
-            process = subprocess.Popen(
+            return subprocess.Popen(
                 [*self.command, str(self.folder.path), name],
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=stream,
-                env=worker_environment(self.workers, self.folder.config.storage, os.environ),
+                env={
+                    **worker_environment(self.workers, self.folder.config.storage, os.environ),
+                    PARENT: str(os.getpid()),
+                },
                 start_new_session=True,  # Ctrl-C of a terminal comes to this process alone, which passes it on
             )
-        return _Member(name, process, log)
 
     def _tell_ended(self, known: set[int], live: Live | None) -> set[int]:
         """Print a line for each trial that has ended since, or update the table. Returns those known now."""
@@ -126,14 +137,34 @@ class Crew:
     def _result_folders(self) -> list[Path]:
         return [path.parent for path in self.folder.path.glob("trials/*/result.json")]
 
-    def _tell_gone(self) -> None:
+    def _tell_gone(self, may_restart: bool) -> None:
+        """Print a line for each worker that ended by a fault, and start it anew, unless that was tried often enough."""
+        may_restart &= not any(member.code in (0, _OF_THE_STUDY) for member in self._members)
         for member in list(self._running()):
-            member.code = member.process.poll()
-            if member.code is None or member.code == 0 or member.code in _STOPPED:
+            code = member.process.poll()
+            if code is None or (member.due is not None and may_restart and time.monotonic() < member.due):
                 continue
+            if member.due is not None and may_restart:
+                member.process, member.due = self._start(member.name, member.log), None
+                continue
+            if member.due is not None or code in (0, *_STOPPED):
+                member.code = code
+                continue
+            if code != _OF_THE_STUDY and may_restart and member.restarts < MOST_RESTARTS:
+                self._put_off(member, code)
+                continue
+            member.code = code
             others = sum(1 for _ in self._running())
             rest = f"{others} go on" if others else "none is left"
-            self.say(f"worker {member.name} ended {_said(member.code)}; {rest}. Its log: {member.log}")
+            self.say(f"worker {member.name} ended {_said(code)}; {rest}. Its log: {member.log}")
+
+    def _put_off(self, member: _Member, code: int) -> None:
+        pause = self.backoff * 2**member.restarts
+        member.restarts, member.due = member.restarts + 1, time.monotonic() + pause
+        self.say(
+            f"worker {member.name} ended {_said(code)}; it starts anew in {pause:g} s ({member.restarts} of "
+            f"{MOST_RESTARTS} times until a trial ends). Its log: {member.log}"
+        )
 
     def _refuse(self) -> None:
         again = f"Go on with: foretrain tune resume {self.folder.path}"

@@ -41,17 +41,17 @@ class StudyJournal(BaseJournalBackend):
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
         """Yield the operations from this number on. Raises DataError for a line that is none."""
-        with self.path.open("rb") as file:
-            number = min(log_number_from, len(self._offsets) - 1)
-            file.seek(self._offsets[number])
-            for line in file:
-                if not line.endswith(b"\n"):
-                    return  # another process is writing it
-                if number + 1 == len(self._offsets):
-                    self._offsets.append(self._offsets[number] + len(line))
-                number += 1
-                if number > log_number_from:
-                    yield self._operation(line, number)
+        number = min(log_number_from, len(self._offsets) - 1)
+        # in one system call: between two, a torn line may be truncated, and half of another one read after it
+        with self.path.open("rb", buffering=0) as file:
+            start = file.seek(self._offsets[number])
+            text = file.read(max(0, os.fstat(file.fileno()).st_size - start))
+        for line in text.split(b"\n")[:-1]:  # what follows the last one is being written
+            if number + 1 == len(self._offsets):
+                self._offsets.append(self._offsets[number] + len(line) + 1)
+            number += 1
+            if number > log_number_from:
+                yield self._operation(line, number)
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Append operations, and sync them. Raises TrainingError if the disk refuses them."""

@@ -37,6 +37,7 @@ from foretrain.tuning.shared_lock import SharedLock
 
 Direction = Literal["minimize", "maximize"]
 FREE = ("output_dir", "trials", "workers", "max_minutes", "disk_gb")  # may change when a study is resumed
+PARENT = "FORETRAIN_TUNE_PARENT"  # of a worker: the process that started it, without which it stops
 STORAGE = "FORETRAIN_TUNE_STORAGE"  # the URL of the database, where study.yaml has it without its account
 _CONFIG, _IDENTITY = "study.yaml", "study.json"
 COMPARE = "compare.yaml"  # the config of several studies, in the folder that holds theirs

@@ -23,7 +23,7 @@ from typing import Protocol
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from foretrain.errors import ConfigError, ForetrainError, Interrupted
+from foretrain.errors import ConfigError, ForetrainError, Interrupted, TrainingError
 from foretrain.processes import in_import, send_again
 from foretrain.tuning.adviser.adviser import Adviser
 from foretrain.tuning.adviser.fill import refill
@@ -33,7 +33,7 @@ from foretrain.tuning.records import DEFAULT_TRIAL, Source, TrialRecord
 from foretrain.tuning.samplers import draw, identity, make_pruner
 from foretrain.tuning.space import Candidate, SearchSpace
 from foretrain.tuning.storage import open_storage
-from foretrain.tuning.study import StudyFolder, open_study
+from foretrain.tuning.study import PARENT, StudyFolder, open_study
 
 REFUSED = "refused"  # attribute of an enqueued trial that was none, with the reason; it does not count
 _SOURCES: tuple[Source, ...] = ("default", "sampler", "adviser", "user")
@@ -86,7 +86,7 @@ class TuneWorker:
         self._stopped: int | None = None  # the exit code that a signal asks for
         self._in_trial = False
         self._exhausted_at: int | None = None  # trials after which no new candidate was found
-        self._parent = os.getppid()
+        self._parent = int(os.environ.get(PARENT, os.getppid()))
 
     def run(self) -> None:
         """Run trials until none is left. Raises Interrupted after a signal, and errors of the whole study."""
@@ -235,8 +235,8 @@ class TuneWorker:
     def _work(self, claim: Claim) -> None:
         """Run a trial to its end."""
         name = _lease_name(claim.number)
-        record = self._folder.record(claim.number)
         try:
+            record = self._ended(claim)
             if record is None:
                 with Heartbeat(self._leases, name, self._watch_parent) as heartbeat:
                     record = self._run(claim, name, heartbeat)
@@ -249,6 +249,16 @@ class TuneWorker:
             with self._folder.claims.held():
                 self._leases.release(name)
             raise
+
+    def _ended(self, claim: Claim) -> TrialRecord | None:
+        """Return the record of a trial whose worker was killed after it. Raises TrainingError for that of another."""
+        record = self._folder.record(claim.number)
+        if record is not None and identity(record.params) != identity(claim.candidate):
+            raise TrainingError(
+                f"{self._folder.trial(claim.number)}: holds a trial of other values than the study's storage says: "
+                "they are not of one study. Restore both, or start a new study."
+            )
+        return record
 
     def _run(self, claim: Claim, name: str, heartbeat: Heartbeat) -> TrialRecord:
         trial = None if claim.trial_id is None else optuna.trial.Trial(self._study, claim.trial_id)
