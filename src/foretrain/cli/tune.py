@@ -26,7 +26,7 @@ from foretrain.cli.tune_compare import (
     search_comparison,
     show_comparison,
 )
-from foretrain.cli.tune_report import tune_report
+from foretrain.cli.tune_report import tune_lr_range, tune_probe, tune_report
 from foretrain.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -160,6 +160,8 @@ def tune_best(
 
 
 tune_app.command("report")(tune_report)
+tune_app.command("lr-range")(tune_lr_range)
+tune_app.command("probe")(tune_probe)
 
 
 def _given(**options: Any) -> list[tuple[str, Any]]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from foretrain.cli.options import require_single_process
+from foretrain.cli.options import Overrides, config_and_overrides, prepare, require_single_process
 from foretrain.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from foretrain.tuning.study import StudyFolder
 
 PAGE = "report.html"
+ConfigOption = Annotated[Path | None, typer.Option(help="The config, if not given as first argument.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
 def tune_report(
@@ -72,24 +75,16 @@ def tune_report(
 
 def _write(study: StudyFolder, records: list[TrialRecord], facts: dict[str, Any], out: Path, html: bool) -> list[str]:
     """Write pictures, page and results; return lines that say where. Raises DataError."""
-    from foretrain.forecasting.outputs import scratch_files
     from foretrain.tuning.report_page import study_page
     from foretrain.tuning.report_pictures import PICTURES, pictures
     from foretrain.tuning.results import RESULTS, write_results
 
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"--out {out}: is a file. Name a folder for the pictures.")
+    _check_folder(out)
     drawn = pictures(study, records, facts)
     files: dict[Path, bytes] = {out / f"{name}.png": data for name, data in drawn.items()}
     if html:
         files[out / PAGE] = study_page(facts, drawn).encode()
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"--out {out}: cannot be made ({error.strerror or error}). Name another folder.") from None
-    with scratch_files(*files) as scratch:
-        for path, data in files.items():
-            scratch[path].write_bytes(data)
+    _write_together(files)
     for name in PICTURES:  # of an earlier report, which would be taken for this one's
         if name not in drawn:
             (out / f"{name}.png").unlink(missing_ok=True)
@@ -99,3 +94,118 @@ def _write(study: StudyFolder, records: list[TrialRecord], facts: dict[str, Any]
     except OSError as error:  # a study that may be read alone
         lines.append(f"{study.path / RESULTS}: cannot be written ({error.strerror or error})")
     return lines
+
+
+def _check_folder(out: Path | None) -> None:
+    """Raise ConfigError for a folder that is a file."""
+    if out is not None and out.exists() and not out.is_dir():
+        raise ConfigError(f"--out {out}: is a file. Name a folder.")
+
+
+def _write_together(files: dict[Path, bytes]) -> None:
+    """Write files of one folder, which is made; all of them or none. Raises DataError."""
+    from foretrain.forecasting.outputs import scratch_files
+
+    for folder in {path.parent for path in files}:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DataError(
+                f"--out {folder}: cannot be made ({error.strerror or error}). Name another folder."
+            ) from None
+    with scratch_files(*files) as scratch:
+        for path, data in files.items():
+            scratch[path].write_bytes(data)
+
+
+def _named(path: Path) -> str:
+    """Return a config as a command names it: a shipped one without its folder."""
+    from foretrain.run.shipped import config_folder
+
+    folder = config_folder()
+    return (
+        path.relative_to(folder).with_suffix("").as_posix() if path.is_relative_to(folder) else shlex.quote(str(path))
+    )
+
+
+def tune_lr_range(
+    items: Overrides = None,
+    config: ConfigOption = None,
+    low: Annotated[float, typer.Option("--from", help="The first rate.")] = 1e-6,
+    high: Annotated[float, typer.Option("--to", help="The last rate.")] = 1e-1,
+    steps: Annotated[int, typer.Option(help="Steps of the test.")] = 200,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write lr-range.png, .csv and .json into this folder.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Find the learning rate of a config: train some steps while the rate grows, and look where the loss falls.
+
+    The weights of the test are thrown away, and validation and test parts are not read.
+    """
+    require_single_process("tune lr-range")
+    path, overrides = config_and_overrides(items, config, example="tune lr-range debug")
+    prepare(None)
+    from foretrain.evaluation.plots import png
+    from foretrain.tuning.lr_range import check_range, draw_range, range_lines, run_range
+    from foretrain.tuning.short_run import one_run, to_stderr
+
+    check_range(low, high, steps)
+    _check_folder(out)
+    found = run_range(one_run(path, overrides), low, high, steps, to_stderr())
+    if out is not None:
+        drawn, facts = png(draw_range, found, _named(path)), json.dumps(found.facts(), indent=1)
+        assert drawn is not None
+        _write_together(
+            {
+                out / "lr-range.png": drawn,
+                out / "lr-range.csv": found.csv().encode(),
+                out / "lr-range.json": facts.encode(),
+            }
+        )
+    if as_json:
+        typer.echo(json.dumps(found.facts(), indent=1))
+        return
+    for line in range_lines(found, _named(path)):
+        typer.echo(line)
+    if out is not None:
+        typer.echo(f"wrote {out}: lr-range.png, lr-range.csv, lr-range.json")
+
+
+def tune_probe(
+    items: Overrides = None,
+    config: ConfigOption = None,
+    steps: Annotated[int, typer.Option(min=10, help="Steps of the probe.")] = 200,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write probe.png and probe.json into this folder.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say whether a config trains, by its first steps: loss, gradients, clipping, speed, memory, time of the whole run.
+
+    The weights are thrown away, and the test part is not read. Exit code 1 if it does not train.
+    """
+    require_single_process("tune probe")
+    path, overrides = config_and_overrides(items, config, example="tune probe debug")
+    prepare(None)
+    from foretrain.evaluation.plots import png
+    from foretrain.run.health_picture import draw_health
+    from foretrain.tuning.probe import FAILS, probe_lines, run_probe
+    from foretrain.tuning.short_run import one_run, to_stderr
+
+    _check_folder(out)
+    found = run_probe(one_run(path, overrides), steps, to_stderr())
+    if out is not None:
+        drawn = png(draw_health, found.records, f"probe of {_named(path)}") if found.health is not None else None
+        files = {out / "probe.json": json.dumps(found.facts(), indent=1).encode()}
+        files |= {} if drawn is None else {out / "probe.png": drawn}
+        _write_together(files)
+    if as_json:
+        typer.echo(json.dumps(found.facts(), indent=1))
+    else:
+        for line in probe_lines(found):
+            typer.echo(line)
+        if out is not None:
+            typer.echo(f"wrote {out}")
+    if found.verdict == FAILS:
+        raise typer.Exit(1)

@@ -22,6 +22,7 @@ USED_BY = {  # the settings that each kind uses; setting any other is an error
     "one_cycle": {"pct_start", "div_factor", "final_div_factor", "cycle_momentum"},
     "wsd": WARMUP | {"min_lr_ratio", "decay_ratio", "decay_steps", "stable_steps", "decay_shape"},
     "plateau": WARMUP | {"min_lr_ratio", "factor", "patience"},
+    "exponential": {"min_lr_ratio"},
 }
 MAX_BETA1, MIN_BETA1 = 0.95, 0.85  # beta1 at the lowest and at the highest rate of a cycle: torch's defaults
 
@@ -32,7 +33,8 @@ class ScheduleConfig(Section):
     Warm-up is linear and reaches the peak at its last step; warmup_steps takes precedence over warmup_ratio.
     """
 
-    kind: Literal["constant", "linear", "cosine", "one_cycle", "wsd", "plateau"] = "constant"
+    # exponential: grows from min_lr_ratio x peak to the peak by the same factor in every step (a range test)
+    kind: Literal["constant", "linear", "cosine", "one_cycle", "wsd", "plateau", "exponential"] = "constant"
     warmup_steps: int | None = Field(default=None, ge=0)
     warmup_ratio: float = Field(default=0.0, ge=0, lt=1)  # share of all steps
     warmup_start_ratio: float = Field(default=0.0, ge=0, le=1)  # rate before the first step / peak
@@ -58,6 +60,8 @@ class ScheduleConfig(Section):
         unused = {name for name in unused if getattr(self, name) != type(self).model_fields[name].default}
         if unused:
             raise ValueError(f"schedule.{', '.join(sorted(unused))} has no effect on kind {self.kind!r}; remove it")
+        if self.kind == "exponential" and not self.min_lr_ratio:
+            raise ValueError("schedule.kind exponential grows from min_lr_ratio x peak; set min_lr_ratio above 0")
         if self.decay_steps is None and self.stable_steps is not None:
             raise ValueError("schedule.stable_steps has no effect without decay_steps; set decay_steps or remove it")
         if self.decay_steps is not None and self.decay_ratio != type(self).model_fields["decay_ratio"].default:
@@ -78,6 +82,8 @@ def lr_at(config: ScheduleConfig, peak: float, step: int, total_steps: int) -> f
     step = min(max(step, 0), total_steps - 1)
     if config.kind == "one_cycle":
         return _one_cycle(config, peak, step, total_steps)
+    if config.kind == "exponential":
+        return peak * config.min_lr_ratio ** (1 - step / max(total_steps - 1, 1))
     warmup = warmup_steps(config, total_steps)
     if step < warmup:
         start = peak * config.warmup_start_ratio

@@ -209,7 +209,7 @@ def _train_fold(
         "stopped_by": result.stopped_by,
         "metrics": {name: _finite(value) for name, value in lines.get(result.release_step, {}).items()},
         "curve": [[offset + step, _finite(found.get(key))] for step, found in sorted(lines.items()) if key in found],
-        "memory_gb": _peak(world, growth),
+        "memory_gb": peak_gb(world, growth),
         "seconds_per_forecast": each,
     }
 
@@ -300,7 +300,7 @@ def _measured(config: TuneConfig, folds: list[dict[str, Any]], progress: _Progre
     }
 
 
-def _peak(world: World, growth: ResidentGrowth) -> float | None:
+def peak_gb(world: World, growth: ResidentGrowth) -> float | None:
     """Return the gigabytes that a fold took at its peak beyond what the process had; on a GPU those of the GPU."""
     if world.device.type == "cuda":
         return torch.cuda.max_memory_allocated(world.device) / 1e9
