@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from tests.tuning.studies import never, study
 
+from foretrain.data.writer import CorpusWriter
 from foretrain.errors import ConfigError, Interrupted, MissingCorpusError
 from foretrain.tuning.losses import loss_matrix, read_losses
 from foretrain.tuning.trial import check_study, run_trial
@@ -99,6 +100,44 @@ def test_absent_data_concern_the_study(tmp_path: Path) -> None:
     with pytest.raises(MissingCorpusError):
         run_trial(config, 0, {RATE: 0.01}, tmp_path / "t", source="sampler", report=never)
     assert not (tmp_path / "t" / "result.json").exists()
+
+
+def held_out(folder: Path, **more: object) -> dict:
+    """An evaluator on a corpus of two series that the run does not train on."""
+    with CorpusWriter(folder / "other", ["target"], time="steps") as writer:
+        for seed in (1, 2):
+            writer.append(f"s{seed}", np.random.default_rng(seed).normal(size=(1, 200)).cumsum(axis=1))
+    return {"name": "held", "corpus": str(folder / "other"), "prediction_length": 12, "every": 2, **more}
+
+
+def test_an_objective_of_an_evaluator_is_its_figure_at_the_step_that_the_validation_chose(tmp_path: Path) -> None:
+    evaluators = {"evaluators": [held_out(tmp_path, num_windows=2)]}
+    objectives = [{"metric": "held/avg_wql"}, {"metric": "val_wql"}]
+    config = study(tmp_path, change=evaluators, objectives=objectives)
+    assert "lets the choice see those days" in check_study(config)[-1]
+    record = run_trial(config, 0, {RATE: 0.01}, tmp_path / "t", source="sampler", report=never)
+    assert record.state == "complete", record.message
+    lines = [json.loads(line) for line in (tmp_path / "t" / "fold-0" / "metrics.jsonl").read_text().splitlines()]
+    of_evaluator = {line["step"]: line["benchmark/held/avg_wql"] for line in lines if line["kind"] == "evaluation"}
+    of_validation = {line["step"]: line["val_wql"] for line in lines if line["kind"] == "validation"}
+    step = min(of_validation, key=lambda step: (of_validation[step], step))
+    assert list(of_evaluator) == [2, 4, 6] and record.values == (of_evaluator[step], of_validation[step])
+    assert [(point.step, point.value) for point in record.curve] == list(of_evaluator.items())
+
+
+@pytest.mark.parametrize(
+    ("metric", "more", "said"),
+    [
+        ("held/avg_wql", {"every": 3}, "the evaluator is due every 3, and the validation, .* every 2"),
+        ("held/avg_wqll", {}, "evaluator held has no 'avg_wqll'. It has avg_wql, "),
+        ("held/other/wql", {}, "evaluator held has no 'other/wql'"),
+        ("hold/avg_wql", {}, "no evaluator of the run is called hold. The run has held"),
+    ],
+)
+def test_an_objective_that_no_evaluator_measures_is_refused(tmp_path: Path, metric: str, more: dict, said: str) -> None:
+    evaluators = {"evaluators": [held_out(tmp_path, **more)]}
+    with pytest.raises(ConfigError, match=said):
+        check_study(study(tmp_path, change=evaluators, objectives=[{"metric": metric}]))
 
 
 def test_what_auto_stands_for_is_settled_before_a_trial_is_scored(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from foretrain.run.build import build_model, open_source, settled
 from foretrain.run.config import RunConfig
 from foretrain.run.evaluators import check_data, tag_of
 from foretrain.run.train import build_validation
-from foretrain.suites.evaluator import EvaluatorConfig
+from foretrain.suites.evaluator import EvaluatorConfig, chosen_tasks
 from foretrain.training.memory import ResidentGrowth
 from foretrain.tuning.candidates import EVALUATOR, check_keys, check_options, fold_configs, metric_key, run_config
 from foretrain.tuning.config import TuneConfig
@@ -20,6 +20,7 @@ from foretrain.tuning.folds import check_folds
 from foretrain.tuning.forecasting import open_fold
 from foretrain.tuning.space import Candidate, SearchSpace
 
+_AVERAGES, _OF_TASKS = ("avg_wql", "avg_mase", "composite_score"), ("wql", "mase")  # figures of an evaluator
 _DRAWS = 20  # candidates of which one must make a config
 WITHOUT_TEST = "the run has no test part, so no final table can be made; give data.test_from or data.test_steps"
 
@@ -97,11 +98,24 @@ def _check_objectives(config: TuneConfig, run: RunConfig, names: list[str]) -> N
         if evaluator is None:
             known = f"The run has {', '.join(tags)}." if tags else "The run has none."
             raise ConfigError(f"objectives: {objective.metric}: no evaluator of the run is called {tag}. {known}")
+        _check_figure(objective.metric, key.removeprefix(EVALUATOR).partition("/")[2], evaluator)
         if evaluator.every != run.training.validate_every:
             raise ConfigError(
                 f"objectives: {objective.metric}: the evaluator is due every {evaluator.every}, and the validation, "
                 f"which chooses a trial's weights, every {run.training.validate_every}. Give both the same."
             )
+
+
+def _check_figure(metric: str, figure: str, evaluator: EvaluatorConfig) -> None:
+    """Raise ConfigError for a figure that an evaluator does not have: an average, or one of a task of its suite."""
+    task, _, short = figure.rpartition("/")
+    tasks = [one.name for one in chosen_tasks(evaluator)] if evaluator.suite is not None else [evaluator.label]
+    if figure in _AVERAGES or (task in tasks and short in _OF_TASKS):
+        return
+    raise ConfigError(
+        f"objectives: {metric}: evaluator {evaluator.label} has no {figure!r}. It has {', '.join(_AVERAGES)}, and "
+        f"TASK/{' and TASK/'.join(_OF_TASKS)} of {', '.join(tasks[:5])}{', ...' if len(tasks) > 5 else ''}."
+    )
 
 
 def _tags(run: RunConfig) -> dict[str, EvaluatorConfig]:
