@@ -17,7 +17,7 @@ import numpy as np
 
 from foretrain.data.permutation import derive, permute, permute_blocks
 from foretrain.data.sampling import SERIES_AT_ONCE, Gather, Pool, SamplingPlan
-from foretrain.data.windows import NO_TIME, IntArray, Windows
+from foretrain.data.windows import NO_TIME, IntArray, Windows, joined_windows
 from foretrain.errors import ConfigError
 
 _WINDOWS, _MICRO_BATCHES, _HORIZONS = 6, 7, 8  # streams of random numbers; sampling.py and source.py use 1 to 5
@@ -166,7 +166,7 @@ class Buckets:
         choices = self._horizons_of(bucket)
         horizon = choices[derive(self._seed, _HORIZONS, first) % len(choices)]
         windows, missing = self._cut(number, order, horizon), bucket.micro_batch - len(inside)
-        return _concatenate(windows, _padding(windows, missing)) if missing else windows
+        return joined_windows([windows, _padding(windows, missing)]) if missing else windows
 
     @property
     def shapes(self) -> list[tuple[int, ...]]:
@@ -306,20 +306,5 @@ def _padding(like: Windows, count: int) -> Windows:
         source=np.full((count, 3), -1, np.int64),
         names=None if like.names is None else like.names[:1] * count,
         num_padding_windows=count,
-        static_shapes=True,
-    )
-
-
-def _concatenate(first: Windows, second: Windows) -> Windows:
-    def both(name: str) -> np.ndarray | None:
-        parts = getattr(first, name), getattr(second, name)
-        return None if parts[0] is None else np.concatenate(parts)
-
-    arrays = ("context", "future", "role", "key", "context_times", "future_times", "source")
-    return Windows(
-        **{name: both(name) for name in arrays},  # type: ignore[arg-type]
-        window=np.concatenate([first.window, second.window + len(first)]),
-        names=None if first.names is None else (*first.names, *(second.names or ())),
-        num_padding_windows=second.num_padding_windows,
         static_shapes=True,
     )

@@ -179,6 +179,12 @@ class Chunk:
     def __len__(self) -> int:
         return self.batch.num_rows
 
+    def elsewhere(self, batch: pa.RecordBatch) -> Chunk:
+        """Return the same chunk with a record batch that lies elsewhere in memory."""
+        found = Chunk(batch, self.file, self._fields, self.variates)
+        found.first = self.first
+        return found
+
     def _column(self, role: str) -> tuple[pa.Array, str]:
         name = self._fields[role]
         return self.batch.column(name), f"{self.file}: column {name!r}"

@@ -23,7 +23,7 @@ _LONGEST = 2**24  # steps of a window, as of the buckets of a token budget
 # What a run on generated series decides there or not at all, and what only stored series have a use for
 _OF_CORPORA = (
     "target", "past_covariates", "known_covariates", "min_context", "min_prediction_length", "sampling", "stride",
-    "series_weighting", "max_train_series", "min_rows",
+    "series_weighting", "max_train_series", "min_rows", "reader", "read_buffer_mb",
 )  # fmt: skip
 _DATES = ("validation_from", "test_from", "embargo")
 _OF_STORED = ("validation_steps", "test_steps", *_DATES, "holdout_fraction", "items", "holdout_items")
@@ -91,6 +91,10 @@ class DataConfig(Section):
     # futures, and gives windows to shorter series.
     min_prediction_length: int | None = Field(default=None, gt=0, le=_LONGEST)
     sampling: Literal["random", "epoch"] = "random"
+    # How windows of an epoch are read: from a memory map, or group by group of shards, in an order of its own; order.py
+    reader: Literal["mapped", "sequential"] = "mapped"
+    # Size of a group of the sequential reader, which keeps two in memory; None: 512
+    read_buffer_mb: int | None = Field(default=None, gt=0, le=2**20)
     stride: int | None = Field(default=None, gt=0, le=2**40)  # between windows of an epoch; None: prediction_length
     series_weighting: Literal["uniform", "length"] = "uniform"
     validation_steps: int | None = Field(default=None, ge=0, le=2**40)  # None: prediction_length
@@ -151,7 +155,25 @@ class DataConfig(Section):
             raise ValueError("sampling=epoch visits every window once, so unequal corpus weights cannot take effect")
         if self.sampling == "epoch" and self.series_weighting != "uniform":
             raise ValueError("sampling=epoch visits every window once, so series_weighting cannot take effect")
+        self._check_reader()
         return self
+
+    def _check_reader(self) -> None:
+        if self.reader == "mapped":
+            if self.read_buffer_mb is not None:
+                raise ValueError("read_buffer_mb: no effect beside reader=mapped; or set reader=sequential")
+            return
+        if self.sampling != "epoch":
+            raise ValueError(
+                f"reader=sequential reads the shards of an epoch in order, and sampling={self.sampling} has no epochs; "
+                "set sampling=epoch, or reader=mapped"
+            )
+        drawn = [str(number) for number, spec in enumerate(self.corpora) if spec.synthetic is not None]
+        if drawn:
+            raise ValueError(
+                f"reader=sequential reads shards, and corpora.{drawn[0]} is synthetic, in memory; set reader=mapped, "
+                "or write it to a folder with `foretrain data generate`"
+            )
 
     def _check_dates(self) -> None:
         DateCuts(self.validation_from, self.test_from, self.embargo).check()

@@ -41,16 +41,17 @@ class MappedFile:
     def is_shorter(self) -> bool:
         """True if the file has become shorter than what is mapped."""
         found = _state(self.path)
-        return found is not None and found[:2] == self._inode and found[2] < self.buffer.size
+        return found is not None and found[:2] == self.inode and found[2] < self.buffer.size
 
     @property
-    def _inode(self) -> tuple[int, ...] | None:
+    def inode(self) -> tuple[int, ...] | None:
+        """Device and inode of the file when it was mapped; None if they were not told."""
         return None if self._state is None else self._state[:2]
 
     def check(self) -> None:
         """Raise DataError if the file has become shorter, or has been overwritten, since it was mapped."""
         found = _state(self.path)
-        if found == self._state or found is None or found[:2] != self._inode:
+        if found == self._state or found is None or found[:2] != self.inode:
             return  # deleted or replaced: what is mapped stays
         if found[2] < self.buffer.size:
             raise DataError(shorter(self.path, found[2], self.buffer.size))

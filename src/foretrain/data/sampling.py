@@ -21,6 +21,7 @@ from foretrain.data.asof import Scaling
 from foretrain.data.chunks import Counts
 from foretrain.data.encoding import encode_codes
 from foretrain.data.mapped import Watch
+from foretrain.data.order import ShardOrder
 from foretrain.data.permutation import below, derive, hash64, permute_blocks, uniform
 from foretrain.data.splits import Selection
 from foretrain.data.store import Corpus
@@ -93,17 +94,18 @@ class SamplingPlan:
         self._offset = np.concatenate([[0], np.cumsum(sizes)])
         self._cumulative_weights = np.cumsum(weights) / np.sum(weights)
         self.lengths = joined(lengths)  # (G,) steps of each series
-        self._reserved = reserved
+        self.reserved = reserved
         # only the table that this mode reads is stored: 8 bytes a series
         self._window_ends = np.empty(len(self.lengths), np.int64) if epoch else None
         self._choices = np.empty(len(self.lengths), np.int64) if by_length and not epoch else None
         self.epoch_length = self._count_windows()
+        self._order: ShardOrder | None = None
         self._segment = functools.lru_cache(maxsize=8)(self._compute)
 
     def newest(self, slots: slice | IntArray) -> IntArray:
         """Return the latest cutoff of each of some series."""
         newest = self.lengths[slots] - self.min_prediction_length
-        newest -= of_slots(self._reserved, slots)
+        newest -= of_slots(self.reserved, slots)
         return newest
 
     def _count_windows(self) -> int:
@@ -119,6 +121,16 @@ class SamplingPlan:
                     table[block] += before
             windows, cutoffs = windows + int(strided.sum()), cutoffs + int(choices.sum())
         return windows
+
+    def stored_windows(self, slots: range) -> range:
+        """Return the numbers of the windows of neighbouring slots, in stored order; only for epochs."""
+        assert self._window_ends is not None
+        before = int(self._window_ends[slots.start - 1]) if slots.start else 0
+        return range(before, int(self._window_ends[slots.stop - 1]) if len(slots) else before)
+
+    def follow(self, order: ShardOrder) -> None:
+        """Visit the windows of each epoch in another order; before the first one is drawn."""
+        self._order = order
 
     def draw(self, first: int, count: int) -> tuple[IntArray, IntArray]:
         """Return (slot, cutoff), each (count,), of windows first .. first + count - 1."""
@@ -155,6 +167,9 @@ class SamplingPlan:
         index = np.empty_like(position)
         for e in np.unique(epoch):
             chosen = epoch == e
+            if self._order is not None:
+                index[chosen] = self._order.index(int(e), position[chosen])
+                continue
             index[chosen] = permute_blocks(derive(self._seed, _EPOCH, int(e)), position[chosen], self.epoch_length)
         slot = np.searchsorted(self._window_ends, index, side="right")
         before = np.where(slot > 0, self._window_ends[slot - 1], 0)
@@ -191,7 +206,7 @@ class Gather:
         self._scaling = Scaling([(pool.corpus, pool.selection.columns) for pool in pools])
         self._any_past = bool((self._roles == PAST).any())
         self._watch = Watch(file for pool in pools for file in pool.corpus.watch.files)
-        spans = [span for pool in pools for span in _spans(pool.corpus)]
+        spans = [span for pool in pools if len(pool.series) for span in _spans(pool.corpus)]
         self._mapped = (min(span[0] for span in spans), max(span[1] for span in spans)) if spans else (0, 0)
         self._views: dict[int, np.ndarray | None] = {}
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Sequence
 from typing import Any
@@ -20,6 +21,7 @@ from foretrain.data.market.subsets import refuse_unseen
 from foretrain.data.parts import DateCuts, part_counts, part_lines
 from foretrain.data.permutation import derive, hash64
 from foretrain.data.sampling import Gather, Pool, SamplingPlan, all_reserved
+from foretrain.data.sequential import BUFFER_MB, SequentialReader
 from foretrain.data.splits import Selection, held_out
 from foretrain.data.store import Corpus
 from foretrain.data.windows import IntArray, Windows
@@ -57,26 +59,29 @@ class TrainingSource:
                 opened, self.selections, selected, config.corpora, reserved, strict=True
             )
         ]
-        self._pools, taken_away = pools, all_reserved(pools)
+        self._pools = pools
         self._plan = SamplingPlan(
             [pool.lengths for pool in pools],
             [pool.weight for pool in pools],
             seed=seed,
-            reserved=taken_away,
+            reserved=all_reserved(pools),
             min_context=config.resolved_min_context,
             min_prediction_length=config.resolved_min_prediction_length,
             stride=config.resolved_stride,
             epoch=config.sampling == "epoch",
             by_length=config.series_weighting == "length",
         )
-        self._gather = Gather(
-            pools,
-            self._plan.lengths,
-            context_length=config.context_length,
-            prediction_length=config.prediction_length,
-            reserved=taken_away,
-            with_times=bool(config.with_times),
-        )
+        how = {"context_length": config.context_length, "prediction_length": config.prediction_length}
+        self._how = {**how, "with_times": bool(config.with_times)}
+        self.reader: SequentialReader | None = None
+        if config.reader == "sequential":
+            buffer = config.read_buffer_mb or BUFFER_MB
+            self.reader = SequentialReader(pools, self._plan, seed=seed, buffer_mb=buffer, **self._how)
+
+    @functools.cached_property
+    def _gather(self) -> Gather:
+        """Reads windows from the memory maps."""
+        return Gather(self._pools, self._plan.lengths, reserved=self._plan.reserved, **self._how)
 
     def _trainable(self, corpus: Corpus, reserved: int | IntArray, items: ChosenItems) -> Counts:
         """Return the series of a corpus that the run uses, not held out and long enough for a training window.
@@ -111,6 +116,8 @@ class TrainingSource:
         Steps outside a series' training part are NaN. The key is a hash of the corpus' fingerprint, the series' number
         and the cutoff (cheaper than splits.cut's hash of the item's id, and as independent of batch and order).
         """
+        if self.reader is not None:
+            return self.reader.windows(first, count)
         return self._gather(*self._plan.draw(first, count))
 
     def widest_windows(self, count: int) -> Windows:
@@ -138,6 +145,12 @@ class TrainingSource:
             raise ConfigError(
                 "training.token_budget: buckets are filled with the windows of an epoch, and data.sampling is "
                 f"{config.sampling!r}. Set data.sampling: epoch, or remove the budget."
+            )
+        if self.reader is not None:
+            raise ConfigError(
+                "training.token_budget: a bucket takes its windows from all shards, so data.reader: sequential cannot "
+                "read them. Set data.reader: mapped (data.stage_to helps with a network file system), or remove the "
+                "budget."
             )
         edges, notes = [], []
         for key, full, given in (
@@ -176,10 +189,13 @@ class TrainingSource:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the content of all corpora, in order, and of which of their items are used, if not all are."""
+        """Hash of the content of all corpora, in order, of which of their items are used, if not all are, and of the
+        pieces that a sequential reader reads."""
         parts = [corpus.fingerprint for corpus in self.corpora]
         if any(items.used is not None for items in self._items):
             parts += ["items", *(items.fingerprint for items in self._items)]
+        if self.reader is not None:
+            parts += ["pieces", self.reader.fingerprint]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     @property
@@ -199,7 +215,12 @@ class TrainingSource:
                 for c in facts["corpora"]
             ),
             *(f"  {line}" for line in self._part_lines()),
+            *self.reading(),
         ]
+
+    def reading(self) -> list[str]:
+        """Return the line on how shards are read; none if they are mapped."""
+        return [] if self.reader is None else self.reader.describe()
 
     def _part_lines(self) -> list[str]:
         """Return lines on the dates that cut the corpora; none if steps do."""

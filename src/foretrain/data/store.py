@@ -10,6 +10,7 @@ record batches: no work and no Python object per series.
 from __future__ import annotations
 
 import bisect
+import copy
 import functools
 import hashlib
 import json
@@ -168,6 +169,13 @@ class Corpus:
     def chunk_starts(self) -> list[int]:
         """Return the index of the first series of each chunk, followed by the number of series."""
         return self._first
+
+    def with_chunks(self, chunks: Sequence[Chunk]) -> Corpus:
+        """Return the same corpus of which only the series in the given chunks, by ascending numbers, can be read."""
+        found = copy.copy(self)
+        found.chunks = list(chunks)
+        found._first = [*(chunk.first for chunk in chunks), self.num_series]
+        return found
 
     # -- reading -------------------------------------------------------------------------------------------------
 

@@ -123,6 +123,27 @@ def stack_windows(windows: Sequence[Window], prediction_length: int, context_len
     )
 
 
+def joined_windows(parts: Sequence[Windows]) -> Windows:
+    """Return batches of the same widths one after the other; padding windows are at the end of the last one alone."""
+    if len(parts) == 1:
+        return parts[0]
+
+    def all_of(name: str) -> np.ndarray | None:
+        arrays = [getattr(part, name) for part in parts]
+        return None if arrays[0] is None else np.concatenate(arrays)
+
+    arrays = ("context", "future", "role", "key", "context_times", "future_times", "source")
+    before = np.cumsum([0, *(len(part) for part in parts)]).tolist()
+    names = None if parts[0].names is None else tuple(name for part in parts for name in part.names or ())
+    return Windows(
+        **{name: all_of(name) for name in arrays},  # type: ignore[arg-type]
+        window=np.concatenate([part.window + first for part, first in zip(parts, before, strict=False)]),
+        names=names,
+        num_padding_windows=parts[-1].num_padding_windows,
+        static_shapes=parts[0].static_shapes,
+    )
+
+
 def lowest_values(windows: Windows) -> FloatArray:
     """Return (R,) the lowest value of each row before the cutoff, before its context too as far as that is known; NaN
     without any value."""

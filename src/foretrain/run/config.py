@@ -113,6 +113,8 @@ def config_hash_1(config: RunConfig) -> str:
         *((tree["data"], key, None) for key in ("validation_from", "test_from", "embargo", "items", "holdout_items")),
         (tree["data"], "verify", tree["data"]["verify"]),  # never part of an identity
         (tree["data"], "stage_to", tree["data"]["stage_to"]),
+        (tree["data"], "reader", "mapped"),
+        (tree["data"], "read_buffer_mb", None),
         (tree["training"], "validate_first", False),
         (tree["training"], "shard_size", None),
         (tree["training"], "keep_every", None),

@@ -23,6 +23,7 @@ def start_lines(config: RunConfig, source: AnySource, model: Trainable, world: W
         describe_model(config, model),
         describe_data(config, source),
         *_read_copies(config, source),
+        *source.reading(),
         f"run: {length} in {training.dtype} on {describe_device(world)}{compiled}; output in {config.output_dir}",
         *describe_split(config, model, world),
     ]

@@ -290,6 +290,10 @@ class GeneratedSource:
         found = self.stream.windows(first)
         return found if len(found) <= count else _first(found, count)
 
+    def reading(self) -> list[str]:
+        """Return no line: no shards are read in an order of their own."""
+        return []
+
     def lines(self) -> list[str]:
         """Return a line on the data, for dry runs; those on the shares are the stream's."""
         workers = self.settings.workers

@@ -71,7 +71,14 @@ def open_token_cache(
     source: a TrainingSource in epoch mode. Raises ConfigError for any other.
     """
     check_epochs(source)
-    facts = [source.fingerprint, source.config.model_dump(mode="json"), source.seed, tokenizer_hash, clip, GROUP]
+    facts = [
+        source.fingerprint,
+        source.config.model_dump(mode="json", exclude={"stage_to"}),
+        source.seed,
+        tokenizer_hash,
+        clip,
+        GROUP,
+    ]
     facts += ["relative"] if relative else []  # without it as in versions that had upstream's floor only
     made_from = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
     path = folder / FILE
