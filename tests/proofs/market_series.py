@@ -1,13 +1,14 @@
 """Series of public repositories for market_rules.py, which docs/results/market-rules.md lists.
 
-load: the sources of which one half of the symbols set the thresholds. load_seen: sources that were looked at later.
-load_fresh: series that no rule was set or changed by.
+load: the sources of which one half of the symbols set the thresholds. load_seen and load_fresh: sources that were
+looked at later, after which rules were changed. load_new: series of which nothing was looked at before the last run.
 """
 
 from __future__ import annotations
 
 import hashlib
 import itertools
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -133,7 +134,7 @@ def _spans(bars: Bars, days: int = 100) -> Iterator[Bars]:
 
 
 def load_fresh(root: Path) -> list[Bars]:
-    """Return series that neither set nor changed a rule. Of symbols that did, only years that were not seen."""
+    """Return series of further sources. Of symbols that other sources have, only years that are not in them."""
     daily, intraday = root / "ohlcv_daily", root / "ohlcv_intraday"
     found = [*_fresh_stocks(root), *_fresh_coins(daily, intraday), *_fresh_minutes(root)]
     vix = pd.read_csv(root / "benchmarks/vix-daily_to_2022.csv.gz").assign(volume=np.nan)
@@ -208,3 +209,66 @@ def _fresh_minutes(root: Path) -> Iterator[Bars]:
     index = pd.read_csv(root / "dirty/SP500_NOV2019_IDay.csv")
     index["Date"] = pd.to_datetime(index["Date"], format="%m/%d/%Y %H:%M")
     yield _bars("mplfinance_1m", "GSPC", index, "Date", None)
+
+
+def load_new(root: Path) -> list[Bars]:
+    """Return series of symbols that no other set has."""
+    folder = root / "new"
+    known = {one.symbol.split("#")[0] for one in (*load(root), *load_seen(root), *load_fresh(root))}
+    found = []
+    for path in sorted((folder / "sp500").glob("*_data.csv")):
+        symbol = path.stem.removesuffix("_data")
+        if symbol not in known:
+            found.append(_bars("sp500_2013_2018", symbol, pd.read_csv(path), "date", "XNYS"))
+    for path in sorted((folder / "poloniex").glob("*.csv")):
+        table = pd.read_csv(path)
+        table["date"] = pd.to_datetime(table["date"], unit="s")
+        found.append(_bars("poloniex_30m", path.stem, table, "date", None))
+    for kind, symbols, calendar in _NEW_LEAN:
+        for symbol in symbols:
+            bars = _bars(f"lean_{kind.replace('/', '_')}", symbol.upper(), _lean(folder / "lean/Data" / kind, symbol),
+                         "date", calendar, False)  # fmt: skip
+            found += _spans(bars, 4) if "minute" in kind else [bars]
+    return [bars for bars in found if len(bars.times) >= 60]
+
+
+_NEW_LEAN = (
+    ("equity/usa/minute", ("aig", "foxa", "goog", "ibm", "nwsa", "shy", "twx"), None),
+    ("equity/india/minute", ("juniorbees", "yesbank"), None),
+    ("future/comex/minute", ("gc",), None),
+    ("cfd/oanda/minute", ("de30eur", "xauusd"), None),
+    ("forex/oanda/minute", ("nzdusd",), None),
+    ("crypto/coinbase/minute", ("btceur",), None),
+    ("index/usa/minute", ("spx",), None),
+    ("index/india/minute", ("nifty50",), None),
+    ("equity/usa/daily", ("aig", "bno", "eem", "ibm", "iwm", "qqq"), "XNYS"),
+    ("equity/usa/hour", ("aig", "ibm", "vxx"), "XNYS"),
+    ("forex/oanda/daily", ("eurgbp", "gbpusd", "nzdusd"), None),
+    ("forex/oanda/hour", ("nzdusd",), None),
+    ("cfd/oanda/hour", ("xauusd",), None),
+)
+
+
+def _lean(folder: Path, symbol: str) -> pd.DataFrame:
+    """Return bars of a symbol in LEAN's layout: trades, or bids of quotes; of futures those of the busiest contract."""
+    minute = folder.name == "minute"
+    trades = sorted((folder / symbol).glob("*_trade.zip"))
+    paths = (trades or sorted((folder / symbol).glob("*_quote.zip"))) if minute else [folder / f"{symbol}.zip"]
+    parts = []
+    for path in paths:
+        with zipfile.ZipFile(path) as packed:
+            names = [name for name in packed.namelist() if not minute or name.startswith(path.name[:8])]
+            with packed.open(max(names, key=lambda name: packed.getinfo(name).file_size)) as text:
+                table = pd.read_csv(text, header=None)
+        if minute:
+            table[0] = pd.Timestamp(path.name[:8]) + pd.to_timedelta(table[0], unit="ms")
+        else:
+            table[0] = pd.to_datetime(table[0], format="%Y%m%d %H:%M")
+        parts.append(table)
+    whole = pd.concat(parts)
+    bars = whole.iloc[:, :6].set_axis(["date", *OHLCV], axis=1)
+    if whole.shape[1] > 6 or not (bars["volume"] > 0).any():  # of bids there is no volume
+        bars["volume"] = np.nan
+    if folder.parts[-3:-1] == ("equity", "usa"):
+        bars[list(OHLCV[:4])] /= 1e4
+    return bars

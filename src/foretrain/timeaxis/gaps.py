@@ -11,13 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from foretrain.timeaxis.frequency import DAY, HOUR, WEEK, Frequency, IntArray
+from foretrain.timeaxis.frequency import DAY, HOUR, MINUTE, WEEK, Frequency, IntArray
 from foretrain.timeaxis.grid import ordinals
 from foretrain.timeaxis.inference import mode
 
 _CLOSURE_LIMIT = 10 * DAY  # longer than any exchange closure (new year, national holidays)
 _CHANCE = 7.0  # logarithm of the chance, 1 in 1,000, below which a slot is closed rather than thin
-_FEW_WEEKS = 3  # of history, below which all trading days are taken to have the same hours
+_FEW_DAYS = 6  # of a weekday in the history, below which all trading days are taken to have the same hours
+_BRIEF_CLOSURE = 10 * MINUTE  # shortest time that a market closes for
 _HOLIDAY = 6 * HOUR  # shortest hole that is a holiday if it is there every year
 _OPEN_SHARE = 0.5  # a slot of the week is open if at least this share of its active days has a bar there
 
@@ -47,13 +48,16 @@ class Week:
         outside[np.arange(days[0], min(days[-1], days[0] + 6) + 1) % 7] = False
         open_day |= outside  # a weekday outside the history may be open
         count = np.bincount(slots, minlength=7 * per_day)
-        if weeks < _FEW_WEEKS:  # of one week, a hole would be a time at which the market is closed
+        if active[active >= _OPEN_SHARE * active.max()].min() < _FEW_DAYS:  # a hole would be a closed time
             every = np.full(per_day, active.sum())
-            hours = _is_open(count.reshape(7, per_day).sum(axis=0), every, step) | (active.sum() == 1)
-            is_open = np.tile(hours, 7)
+            every[: slots[0] % per_day] -= 1  # of the first and the last day a part
+            every[slots[-1] % per_day + 1 :] -= 1
+            seen = count.reshape(7, per_day).sum(axis=0)
+            hours = _is_open(seen, every, step) & ((every > 1) | (seen > 0))  # one day alone tells no closed time
+            is_open = np.tile(hours | (active.sum() == 1), 7)
         else:
             is_open = _is_open(count, np.repeat(active, per_day), step)
-        is_open &= np.repeat(open_day, per_day)
+        is_open = _without_brief(is_open, step) & np.repeat(open_day, per_day)
         return cls(step, is_open, np.concatenate([[0], np.cumsum(is_open)]).astype(np.int64))
 
     @property
@@ -96,6 +100,21 @@ def _is_open(count: IntArray, days: IntArray, step: int) -> npt.NDArray[np.bool_
         gain += np.where(share < 1, (1 - share) * np.log((1 - share) / (1 - rate)), 0.0)
     by_chance = days * gain < _CHANCE
     return (share >= _OPEN_SHARE) | ((beside >= _OPEN_SHARE * usual) & by_chance)
+
+
+def _without_brief(is_open: npt.NDArray[np.bool_], step: int) -> npt.NDArray[np.bool_]:
+    """Return open slots (S,) of a cycle with closed times too short for a closure opened: thin minutes, no break."""
+    least = _BRIEF_CLOSURE // step
+    closed = np.flatnonzero(~is_open)
+    if least <= 1 or not len(closed) or len(closed) == len(is_open):
+        return is_open
+    start = int(np.flatnonzero(is_open)[0])
+    rolled = np.roll(is_open, -start)  # begins with an open slot, so that no run is cut
+    edges = np.flatnonzero(np.diff(np.concatenate([[True], rolled, [True]]).astype(np.int8)))
+    first, after = edges[::2], edges[1::2]
+    for a, b in zip(first[after - first < least], after[after - first < least], strict=True):
+        rolled[a:b] = True
+    return np.roll(rolled, start)
 
 
 class DayVotes:
@@ -177,7 +196,7 @@ def find_gaps(times: IntArray, freq: str | Frequency, votes: DayVotes | None = N
         for hole in np.flatnonzero(~short):
             short[hole] = votes.all_closed(int(before[hole] // DAY) + 1, int(after[hole] // DAY) - 1)
     at_edge = ~week.is_open(before + week.step) | ~week.is_open(after - week.step)
-    overnight = missing < (after - before) // week.step - 1  # the hole contains closed slots
+    overnight = 2 * missing <= (after - before) // week.step - 1  # the hole is mostly closed slots
     at_edge |= overnight & (missing <= 1.5 * week.session)  # clock changes move the edges of a session in UTC
     daily = week.step == DAY
     closed = (short & (at_edge | daily)) | _yearly(before, after)

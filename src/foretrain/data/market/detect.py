@@ -25,15 +25,18 @@ _CHANCE = 1e-3  # runs of equal or of empty bars that chance may give a whole se
 _LASTING = 10  # repeats around a run from which they say how long prices stand still there
 _NEAR = 50  # bars on each side whose moves give the local scale
 _AROUND = 250  # bars on each side whose repeats give the local share of repeats
+_BESIDE = 20  # bars on each side of a hole that tell whether longer bars may be empty there
 _SPLITS = np.log([1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 10, 12, 15, 20, 25, 30, 40, 50, 100])
 _TOLERANCE = (0.06, 0.1)  # of the logarithm of a split's ratio, by the usual overnight moves
 _NEWS = 8.0  # times the usual turnover
 _UNREST = 40.0  # product of turnover and range, of the bar and of five bars, over the usual ones
+_RISEN = 0.5  # of the highest close of a year, below which a price is not split in two or less
+_YEAR = 250  # bars
 _NO_TRADE = 1 / 50  # of the usual turnover, below which trading ended
 _THIN = 0.3  # share of bars around without a range, from which they are single trades
 _TAIL_THIN = 2.0  # times the largest of a hundred moves, that a bad print is there
 _LEVELS = 6  # different closes around a split, below which one tick of the price can look like it
-_BLOCK = 1 << 14
+_NARROW = 2.5  # ticks that a bar must span for its repetition to say something
 _TICKS = 3.5  # a move of fewer is one between bid and ask
 _BOUNCES = 0.004  # share of bars at most that leave the level and return: thin markets trade at bid and ask in turn
 _ZONES = (None, "America/New_York", "Europe/Berlin")  # clocks that changes of summer time keep constant
@@ -45,10 +48,10 @@ def stale(prices: FloatArray, volume: FloatArray | None = None) -> Mask:
     """Return the bars of (P, T) prices in a run that equals the bar before it, too long to be chance.
 
     Chance is judged by the share of repeated bars in the series, and near the run, without the run: a stock without
-    trades for days or a coarse tick repeats itself often. Of bars that span a tick at most, which are trades at one
-    price, such bars count as well, and where prices stood still for long, they may do so again. Where not all prices
-    of a bar are known, a run must be longer: old closes stand still for weeks. A bar of which the volume (T,) is 0 had
-    no trade: it is zero_volume and not stale.
+    trades for days or a coarse tick repeats itself often. Where prices of bars that span a tick at most, which are
+    trades at one price, stood still for long, they may do so again. Where not all prices of a bar are known, a run must
+    be longer: old closes stand still for weeks. A bar of which the volume (T,) is 0 had no trade: it is zero_volume and
+    not stale.
     """
     same: Mask = np.zeros(prices.shape[1], bool)
     missing: Mask = np.isnan(prices)
@@ -61,7 +64,7 @@ def stale(prices: FloatArray, volume: FloatArray | None = None) -> Mask:
     result = np.zeros_like(same)
     starts, lengths = _runs(same)
     least = np.where(part[starts], STALE_IN_PART, np.where(narrow[starts] & traded[starts], STALE_TRADED, STALE_BARS))
-    repeats, lasting, spans = (_before(mask) for mask in (same, same & np.append(same[1:], False), narrow))
+    repeats, lasting = (_before(mask) for mask in (same, same & np.append(same[1:], False)))
     total = len(same)
     for first, length in zip(starts[lengths >= least], lengths[lengths >= least], strict=True):
         low, high = max(0, first - _AROUND), min(total, first + length + _AROUND)
@@ -70,8 +73,6 @@ def stale(prices: FloatArray, volume: FloatArray | None = None) -> Mask:
         share = max((repeats[-1] - length) / max(total - length, 1), nearby / max(near, 1), 1e-3)
         if nearby >= _LASTING and (narrow[first] or part[first]):
             share = max(share, (lasting[high] - lasting[low] - length + 1) / nearby)
-        if narrow[first]:
-            share = max(share, (spans[high] - spans[low] - length) / max(near, 1))
         if total * min(share, 0.999) ** length < _CHANCE:
             result[first : first + length] = True
     return result if volume is None else result & ~np.asarray(volume == 0)
@@ -99,14 +100,16 @@ def unexplained(after: IntArray, missing: IntArray, flat: Mask, *, brief: bool) 
     result = np.zeros(len(after), bool)
     few = _before(flat)
     total = len(flat) + int(missing.sum())
-    low, high = np.maximum(after - _AROUND, 0), np.minimum(after + _AROUND, len(flat))
+    near = _AROUND if brief else _BESIDE
+    low, high = np.maximum(after - near, 0), np.minimum(after + near, len(flat))
+    spans = ((np.zeros_like(low), np.full_like(high, len(flat))), (low, high)) if brief else ((low, high),)
     for length in np.unique(missing).tolist():
         mine, alike = missing == length, missing <= 2 * length
         lost = np.zeros(len(flat), np.int64)
         lost[after[alike]] = missing[alike]
         sums = _before(lost)
         share = np.zeros(int(mine.sum()))
-        for first, last in ((np.zeros_like(low), np.full_like(high, len(flat))), (low, high)):
+        for first, last in spans:
             bars, empty = (table[last[mine]] - table[first[mine]] for table in (few, sums))
             empty = empty - length  # without the hole itself
             slots = np.maximum(last[mine] - first[mine] + empty, 1)
@@ -129,20 +132,22 @@ def _before(counts: npt.NDArray[np.bool_] | IntArray) -> IntArray:
 def repeated(prices: FloatArray, volume: FloatArray) -> Mask:
     """Return the bars with all (P, T) prices and the volume of the bar before, which moved and traded.
 
-    Bars of one price are no evidence, nor are repeats in a series that has many of them, nor those that are likely
-    where prices repeat with other volumes and the volume is a usual one: bars of one tick and few contracts.
+    Bars that span two ticks or less are no evidence, nor are repeats in a series that has many of them, nor those that
+    are likely where the prices of bars as wide repeat with other volumes, and the volume is a usual one.
     """
     result = np.zeros(len(volume), bool)
-    alike = (prices[:, 1:] == prices[:, :-1]).all(axis=0)
-    moved = (prices.max(axis=0) > prices.min(axis=0)) & (volume > 0)
-    result[1:] = alike & (volume[1:] == volume[:-1]) & moved[1:]
+    alike = np.append(False, (prices[:, 1:] == prices[:, :-1]).all(axis=0))
+    span = prices.max(axis=0).astype(np.float64) - prices.min(axis=0)
+    moved = (span > _NARROW * _tick(prices[-1])) & (volume > 0)
+    result[1:] = alike[1:] & (volume[1:] == volume[:-1]) & moved[1:]
     if result.sum() > 0.01 * len(result) + 1:
         return np.zeros_like(result)
-    others = _before(np.append(False, alike) & ~result)
+    others = alike & ~result
     for bar in np.flatnonzero(result):
-        low, high = max(0, bar - _AROUND), min(len(volume), bar + _AROUND)
-        prices_repeat = max(others[-1] / len(volume), (others[high] - others[low]) / (high - low))
-        volume_repeats = (np.count_nonzero(volume[low:high] == volume[bar]) - 2) / (high - low)
+        near = slice(max(0, bar - _AROUND), bar + _AROUND)
+        as_wide = span >= 0.99 * span[bar]
+        prices_repeat = max(float(np.mean(others[part][as_wide[part]])) for part in (slice(None), near))
+        volume_repeats = (np.count_nonzero(volume[near] == volume[bar]) - 2) / len(volume[near])
         result[bar] = len(volume) * prices_repeat * volume_repeats < _CHANCE
     return result
 
@@ -165,11 +170,11 @@ def local_scale(moved: Doubles) -> Doubles:
     result = np.full(len(moved), np.nan)
     if len(known) < 3:
         return np.where(np.isfinite(moved), 0.0, np.nan) if np.isfinite(moved).sum() >= 3 else result
+    from scipy import ndimage  # a slow import, which few commands need
+
     size = np.abs(moved[known])
     near = min(_NEAR, len(size) - 1)
-    padded = np.pad(size, near, mode="reflect")
-    view = np.lib.stride_tricks.sliding_window_view(padded, 2 * near + 1)
-    local = np.concatenate([np.median(view[k : k + _BLOCK], axis=1) for k in range(0, len(size), _BLOCK)])
+    local = ndimage.median_filter(size, 2 * near + 1, mode="mirror")
     scale = 1.4826 * np.maximum(local, 0.5 * float(np.median(size)))
     every = np.flatnonzero(np.isfinite(moved))
     result[every] = scale[np.minimum(np.searchsorted(known, every), len(known) - 1)]
@@ -227,7 +232,8 @@ def split_like(bars: FloatArray, volume: FloatArray | None = None) -> Mask:
     bars: (4, T) open, high, low, close, or (1, T) closes alone. The jump is a multiple of the usual moves and of those
     of the twenty bars around it, and the level stays. A split leaves range and turnover as they were, the volume grows
     as the price falls: up to a ratio of four, which real news can cause, both together must not be those of news, and
-    closes alone tell nothing; beyond, the turnover must not be that of a stock whose trading ends.
+    prices without volumes (T,) tell nothing; beyond, the turnover must not be that of a stock whose trading ends.
+    Shares are split after a rise: a fall by half or less of a price under half of the year's highest is none.
     """
     close = bars[-1]
     result = np.zeros(len(close), bool)
@@ -244,7 +250,6 @@ def split_like(bars: FloatArray, volume: FloatArray | None = None) -> Mask:
     tolerance = np.clip(3 * scale, *_TOLERANCE)
     match = (off.min(axis=1) <= tolerance) & (nearest >= np.maximum(6 * scale, 4 * usual))
     match &= np.abs(jump - gap) <= np.minimum(np.maximum(4 * usual, 0.06), 0.4 * nearest)
-    told = volume is not None or (len(bars) > 1 and bool(np.isfinite(bars[0, held]).any()))  # from news
     spans = None if len(bars) == 1 else _spans(bars[1, held], bars[2, held])
     turnover = None if volume is None else close[held].astype(np.float64) * volume[held]
     for at in (np.flatnonzero(match) + 1).tolist():
@@ -254,12 +259,13 @@ def split_like(bars: FloatArray, volume: FloatArray | None = None) -> Mask:
         ticks = len(np.unique(close[held][max(0, at - 20) : at + 20])) < _LEVELS
         around = np.abs(np.concatenate([jump[max(0, at - 11) : at - 1], jump[at : at + 10]]))
         restless = ratio < 4 * 1.4826 * np.median(around)
-        if not stays or ticks or restless:
+        fallen = level[at - 1] - level[max(0, at - _YEAR) : at].max() < np.log(_RISEN)
+        if not stays or ticks or restless or (fallen and ratio <= np.log(2.0) and gap[at - 1] < 0):
             continue
         if ratio > np.log(4.5):
             result[held[at]] = turnover is None or _goes_on(turnover, at)
         else:
-            result[held[at]] = told and not _news(turnover, spans, at)
+            result[held[at]] = turnover is not None and not _news(turnover, spans, at)
     return result
 
 
@@ -271,12 +277,12 @@ def _spans(high: FloatArray, low: FloatArray) -> Doubles:
     return result
 
 
-def _news(turnover: Doubles | None, spans: Doubles | None, at: int) -> bool:
+def _news(turnover: Doubles, spans: Doubles | None, at: int) -> bool:
     """Return True if the turnover of a bar, or turnover and range of it and of the five bars from it, are of news."""
-    traded = 1.0 if turnover is None else _over(turnover, at, 1)
+    traded = _over(turnover, at, 1)
     if traded >= _NEWS:
         return True
-    unrest = traded * (1.0 if turnover is None else _over(turnover, at, 5))
+    unrest = traded * _over(turnover, at, 5)
     if spans is not None:
         unrest *= _over(spans, at, 1) * _over(spans, at, 5)
     return unrest >= _UNREST

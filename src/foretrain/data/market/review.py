@@ -33,6 +33,8 @@ MOST_DOUBTFUL = 0.2  # share of a series' bars
 _NONE = np.zeros(0, np.int64)
 _BRIEF = HOUR // 4  # bars shorter than this stay empty in quiet hours of busy markets
 _VOLUME_SHARE = 0.2  # of bars without volume, up to which one of them is doubtful
+_SESSIONS = 40  # of history, from which days tell a split in bars shorter than a session
+_LONGEST_SESSION = 18 * HOUR  # of a market that closes
 _NO_TRADES = 0.5  # and up to which it had no trade
 
 
@@ -133,7 +135,7 @@ class MarketReview:
         found = {"stale_price": detect.stale(prices, None if traded is None else _recorded(traded, _NO_TRADES))}
         opened, flat = (prices[0] * scale, prices[1] == prices[2]) if len(prices) > 1 else (None, None)
         found["spike"] = detect.spikes(close, opened, usual, flat)
-        found["split_like_jump"] = detect.split_like(prices * scale, volume) & ~found["spike"]
+        found["split_like_jump"] = _split_like(rows, prices * scale, volume) & ~found["spike"]
         for name in ("spike", "split_like_jump"):
             at = np.flatnonzero(found[name])
             if len(at) and rows.times is not None and rows.calendar:
@@ -162,6 +164,37 @@ class MarketReview:
         return f"close {close[at]:.6g}"
 
 
+def _split_like(rows: ItemRows, prices: FloatArray, volume: FloatArray | None) -> Mask:
+    """Return the bars (T,) at which prices leave their level like at a split, which takes effect when a session opens.
+
+    Of bars within sessions the sessions are judged, since the first bar of each has another range and volume than those
+    before it; in a market that never closes, and in less than _SESSIONS of history, each bar is.
+    """
+    held = np.flatnonzero(np.isfinite(prices[-1]))
+    first = None if rows.times is None or not rows.calendar else _openings(rows.times[held])
+    if first is None:
+        return detect.split_like(prices, volume)
+    known, last = prices[:, held], np.append(first[1:], len(held)) - 1
+    sessions = known[:, last]
+    if len(known) > 1:
+        high, low = np.fmax.reduceat(known[1], first), np.fmin.reduceat(known[2], first)
+        sessions = np.stack([known[0, first], high, low, known[3, last]])
+    traded = None if volume is None else np.add.reduceat(np.nan_to_num(volume[held]), first)
+    result = np.zeros(len(rows), bool)
+    result[held[first[detect.split_like(sessions, traded)]]] = True
+    return result
+
+
+def _openings(times: IntArray) -> IntArray | None:
+    """Return the first bar of each session of bars within sessions, None if they are none or too few."""
+    day = times // DAY
+    first = np.flatnonzero(np.diff(day, prepend=-1))
+    if len(first) < _SESSIONS or len(first) == len(day):
+        return None
+    lengths = times[np.append(first[1:], len(day)) - 1] - times[first]
+    return None if np.median(lengths) > _LONGEST_SESSION else first
+
+
 def lost_bars(
     rows: ItemRows, layout: MarketColumns, freq: str, votes: DayVotes | None = None
 ) -> tuple[IntArray, IntArray]:
@@ -181,7 +214,25 @@ def lost_bars(
     prices = _prices(rows, layout)
     flat = np.append(False, prices[0, 1:] == prices[0, :-1]) if len(prices) == 1 else prices[1] == prices[2]
     lost = detect.unexplained(after, missing, flat, brief=step < _BRIEF)
+    if step < _BRIEF:
+        lost &= ~_usual_holes(rows.times, after, missing, week, step)
     return after[lost], missing[lost]
+
+
+def _usual_holes(times: IntArray, after: IntArray, missing: IntArray, week: Week | None, step: int) -> Mask:
+    """Return which holes (G,) before the rows `after` have two others half as long or longer at their time of day."""
+    rows = np.flatnonzero(np.diff(times) > step) + 1
+    lengths = (times[rows] - times[rows - 1]) // step - 1
+    if week is not None and week.has_closures:
+        lengths = week.open_between(times[rows - 1], times[rows])
+    middle = (times[rows - 1] + times[rows]) // 2 % DAY
+    result = np.zeros(len(after), bool)
+    for place, (row, length) in enumerate(zip(after.tolist(), missing.tolist(), strict=True)):
+        start, end = int(times[row - 1]), int(times[row])
+        apart = np.abs(middle - (start + end) // 2 % DAY)
+        near = np.minimum(apart, DAY - apart) <= max(HOUR, (end - start) // 2)
+        result[place] = np.count_nonzero(near & (2 * lengths >= length) & (rows != row)) >= 2
+    return result
 
 
 def _prices(rows: ItemRows, layout: MarketColumns) -> FloatArray:
