@@ -1,9 +1,10 @@
 """Memory and time of forecasts from 8,192 steps of 100 variates over 720 steps, within --max-memory and without it.
 
-    python -m benchmarks.chunked [--max-memory 2GB] [--context 8192] [--only TEXT] [--bounded] [--json FILE]
+    python -m benchmarks.chunked [--max-memory 2GB] [--context 8192] [--horizon 720] [--only TEXT] [--bounded] \\
+        [--json FILE]
 
-Kronos reads items of candles in place of 100 variates, which it has none of. A shorter context with a lower bound is
-for cases that take a machine too long.
+Kronos reads items of candles in place of 100 variates, which it has none of. A shorter context with a lower bound, or
+a shorter horizon, is for cases that take a machine too long. --json keeps the results of other cases that are there.
 
 Each case runs in a process of its own, whose model has random weights: first a forecast of a few steps, so that imports
 are not counted, then the forecast. Memory is the peak of resident memory during the forecast less what was resident
@@ -88,7 +89,7 @@ def resident(name: str) -> int:
     return int(next(line for line in lines if line.startswith(name)).split()[1]) * 1024
 
 
-def measured(case: str, bound: str | None, context: int, out: Path) -> dict[str, float]:
+def measured(case: str, bound: str | None, context: int, horizon: int, out: Path) -> dict[str, float]:
     """Forecast in this process; write the quantiles and return seconds and bytes."""
     import torch
 
@@ -107,7 +108,7 @@ def measured(case: str, bound: str | None, context: int, out: Path) -> dict[str,
     extra: dict[str, Any] = {} if bound is None else {"max_memory": bound}
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     before, start = resident("VmRSS"), time.perf_counter()
-    found = predictor.forecast(inputs, HORIZON, **arguments, **extra)
+    found = predictor.forecast(inputs, horizon, **arguments, **extra)
     seconds, peak = time.perf_counter() - start, resident("VmHWM") - before
     np.save(out, np.concatenate(found))
     largest = max(float(np.abs(x if isinstance(x, np.ndarray) else x.context).max()) for x in inputs)
@@ -119,16 +120,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--max-memory", default="2GB")
     parser.add_argument("--context", type=int, default=CONTEXT)
+    parser.add_argument("--horizon", type=int, default=HORIZON)
     parser.add_argument("--only", default="")
     parser.add_argument("--bounded", action="store_true", help="leave out the side without a bound")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--one", nargs=5, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one:
-        case, bound, context, out = given.one
-        print(json.dumps(measured(case, None if bound == "none" else bound, int(context), Path(out))))
+        case, bound, context, horizon, out = given.one
+        found = measured(case, None if bound == "none" else bound, int(context), int(horizon), Path(out))
+        print(json.dumps(found))
         return
-    results = []
+    results: list[dict[str, Any]] = json.loads(given.json.read_text()) if given.json and given.json.exists() else []
     for case in (case for case in CASES if given.only in case):
         sides, arrays = {}, []
         for bound in (given.max_memory, *(() if given.bounded else ("none",))):
@@ -142,6 +145,7 @@ def main() -> None:
                     case,
                     bound,
                     str(given.context),
+                    str(given.horizon),
                     str(out),
                 ]
                 done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -151,13 +155,14 @@ def main() -> None:
                 arrays.append(np.load(out))
         ours, other = sides[given.max_memory], sides.get("none")
         line: dict[str, Any] = {"case": case, "max_memory": given.max_memory, "context": given.context}
+        line["horizon"] = given.horizon
         line |= {"bytes": ours["bytes"], "seconds": ours["seconds"]}
         if other is not None:
             away = float(np.abs(arrays[0] - arrays[1]).max() / ours["largest"])
             line |= {"unbounded_bytes": other["bytes"], "unbounded_seconds": other["seconds"], "difference": away}
         line |= {"threads": harness.THREADS, "load": os.getloadavg()[0]}
         line |= {"device": harness.describe("cpu"), "commit": harness.commit()}
-        results.append(line)
+        results = [before for before in results if before["case"] != case] + [line]
         print(json.dumps(line), flush=True)
         if given.json:
             given.json.write_text(json.dumps(results, indent=1) + "\n")

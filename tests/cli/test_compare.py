@@ -164,6 +164,7 @@ def test_a_failure_is_marked_imputed_and_ends_with_code_1(suites, tmp_path, monk
         (("--data", "x.csv", "--horizon", 2), "name the models"),
         (("naive", "--data", "x.csv"), "give --horizon"),
         (("naive", "--data", "x.csv", "--horizon", 2, "--task", "a"), "--task: names tasks of --suite"),
+        (("naive", "--suite", "single", "--items", "a"), "--items: has no effect with --suite"),
         (("naive", "--suite", "single", "--horizon", 2), "--horizon: has no effect with --suite"),
         (("--from", "x", "--max-items", 2), "--max-items: has no effect with --from"),
         (("naive", "--suite", "single", "--plot", "x.gif"), "pictures are written as"),

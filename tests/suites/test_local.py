@@ -55,6 +55,18 @@ def test_without_a_window_the_steps_that_are_needed_are_said(corpus: Corpus):
         TaskRows(task, local_data(corpus, "x").series)
 
 
+def test_chosen_items_are_scored_alone_and_their_results_say_so(corpus: Corpus, tmp_path: Path):
+    task, data = local_task(corpus, 5, 2, seasonality=7), local_data(corpus, "x", [0])
+    assert [one.item_id for one in data.series] == ["long_wave", "long_line"]
+    assert data.own is not None and data.own.items == (0, 0)
+    assert local_data(corpus, "x", [0, 1]).part == local_data(corpus, "x").part == ""
+    run = BenchmarkRun([Entrant(baseline("naive"), "h")], tmp_path, tmp_path / "out", load=lambda _: data)
+    (outcome,) = run.outcomes(task)
+    assert outcome.result.notes == ["1 of 2 items of corpus, chosen by --items."] and outcome.result.series == 2
+    whole = BenchmarkRun(run.entrants, tmp_path, tmp_path / "out", load=lambda _: local_data(corpus, "x"))
+    assert not whole.outcomes(task)[0].kept
+
+
 def test_results_say_how_many_series_are_too_short(corpus: Corpus, tmp_path: Path):
     task, data = local_task(corpus, 5, 2, seasonality=7), local_data(corpus, "x")
     run = BenchmarkRun([Entrant(baseline("naive"), "h")], tmp_path, tmp_path / "out", load=lambda _: data)

@@ -45,8 +45,8 @@ def one(tmp_path) -> Path:
     return tmp_path / "one"
 
 
-def data_of(path: Path, task: str):
-    return market_data(TASKS[task], candles_of(open_input(path).corpus, str(path)))
+def data_of(path: Path, task: str, chosen: list[int] | None = None):
+    return market_data(TASKS[task], candles_of(open_input(path).corpus, str(path)), chosen)
 
 
 class Up:
@@ -138,8 +138,14 @@ def test_data_without_candles_and_prices_that_are_none_are_refused(tmp_path):
     bars = candles()
     bars[7, :4] = -1.0
     write(tmp_path / "zero", "AAA", bars)
+    write(tmp_path / "zero", "BBB", candles(seed=1))
     with pytest.raises(DataError, match="prices that are not above 0"):
         data_of(tmp_path / "zero", "close/1")
+    found = data_of(tmp_path / "zero", "close/1", [1])
+    assert [one.item_id for one in found.series] == ["BBB"] and found.own is not None and found.own.items == (1,)
+    assert found.covariates is not None and found.part == "1 of 2 items of zero, chosen by --items."
+    close = found.covariates.of(0, 0, 3, 3, found.series[0].values[0]).past["open"]
+    assert close == pytest.approx(candles(seed=1)[:3, 0], rel=1e-6)
 
 
 def test_the_command_scores_baselines_and_prints_units(one: Path, tmp_path, capsys):
@@ -161,6 +167,9 @@ def test_the_command_scores_baselines_and_prints_units(one: Path, tmp_path, caps
         (["naive", "--suite", "market-daily", "--data", "ONE", "--tokenizer", "x"], "--tokenizer: has no effect"),
         (["tiny", "--suite", "market-daily", "--data", "ONE", "--option", "top_x=1"], "no forecast option 'top_x'"),
         (["naive", "--suite", "market-daily", "--data", "ONE", "--context", "9"], "--context: has no effect"),
+        (["naive", "--suite", "market-daily", "--data", "ONE", "--items", "B*"], "no item of one matches 'B*'"),
+        (["naive", "--suite", "market-daily", "--data", "ONE", "--items", "unseen"], "training of one model"),
+        (["naive", "--suite", "chronos-lite", "--items", "B*"], "--items: names items of --data"),
         (["--self-check", "--suite", "market-daily"], "no figures are published"),
     ],
 )

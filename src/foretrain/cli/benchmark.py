@@ -19,10 +19,12 @@ from foretrain.cli.options import (
     DType,
     FamilyOptions,
     MaxMemoryOption,
+    NamedItemsOption,
     PrecisionOption,
     ThreadsOption,
     TokenizerOption,
     TrainedOnOption,
+    comma_list,
     dash_as_stdout,
     forecast_settings,
     given_options,
@@ -40,8 +42,8 @@ if TYPE_CHECKING:
 
 WIDTH = 120  # characters of a line
 _ONLY_MODELS = (  # options that need a model to score
-    "out", "data", "trained_on", "horizon", "windows", "seasonality", "look_back", "tokenizer", "option", "max_items",
-    "batch_size", "max_memory", "baseline_seconds", "dry_run", "device", "dtype", "threads",
+    "out", "data", "trained_on", "horizon", "windows", "seasonality", "look_back", "tokenizer", "option", "items",
+    "max_items", "batch_size", "max_memory", "baseline_seconds", "dry_run", "device", "dtype", "threads",
 )  # fmt: skip
 
 
@@ -89,6 +91,7 @@ def benchmark(
     trained_on: TrainedOnOption = None,
     tokenizer: TokenizerOption = None,
     option: FamilyOptions = None,
+    items: NamedItemsOption = None,
     max_items: Annotated[
         int | None, typer.Option(min=1, help="Score a drawn sample of so many items, comparable with no other figure.")
     ] = None,
@@ -159,6 +162,7 @@ def benchmark(
         trained_on=tuple(trained_on or ()),
         tokenizer=tokenizer,
         options=forecast_settings(option),
+        items=comma_list(items),
         max_items=max_items,
         batch_size=batch_size,
         max_memory=max_memory,
@@ -227,6 +231,11 @@ def _check_use(suites: Sequence[str], given: Set[str]) -> None:
     local = [f"--{name}" for name in ("windows", "seasonality", "horizon") if name in given]
     if local and suites != ["local"]:
         raise ConfigError(f"{local[0]}: has no effect without --suite local and --data.")
+    if "items" in given and suites != ["local"] and not suites[0].startswith("market-"):
+        raise ConfigError(
+            "--items: names items of --data, for --suite local, market-daily and market-intraday. "
+            "--max-items scores a sample of other suites."
+        )
     if "look_back" in given and suites != ["ltsf"]:
         raise ConfigError("--context: has no effect without --suite ltsf; other suites name a context themselves.")
 
@@ -312,6 +321,7 @@ def list_suites(tasks: Sequence[BenchmarkTask], root: Path) -> None:
     typer.echo("Suites:")
     for name in suite_names():
         typer.echo(f"  {name:18}{title_of(name)}")
+    typer.echo(f"  {'local':18}series of the user: each column of numbers (--data, --horizon)")
     for suite, members in _by_suite(tasks):
         typer.echo(f"\n{suite}, {len(members)} tasks:")
         wide, units, licences = (

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import typer
 
+from foretrain.data.store import Corpus
 from foretrain.distributed.held import held
 from foretrain.distributed.world import World
 from foretrain.errors import ConfigError, DataError
@@ -22,6 +24,7 @@ from foretrain.suites.definition import BenchmarkTask
 from foretrain.suites.result_folders import result_locks
 from foretrain.suites.results import TaskResult
 from foretrain.suites.run import BenchmarkRun, Entrant, Outcome, Trial
+from foretrain.suites.score import TaskData
 from foretrain.suites.tables import in_unit_of_data, label_of, number, remark_of, unit_lines
 
 AGAIN = "by the same command; finished tasks are kept"  # what to do where a rank is gone
@@ -43,6 +46,7 @@ class Request:
     trained_on: tuple[Path, ...] = ()
     tokenizer: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    items: tuple[str, ...] | None = None  # of data of the user; None = all
     max_items: int | None = None
     batch_size: int = 256
     max_memory: int | None = None
@@ -65,7 +69,7 @@ def benchmark_models(request: Request) -> int:
         _require_use_of_options(request, entrants)
         tasks, load = request.tasks, None
         if request.data is not None:
-            tasks, load = (_market if tasks else local_suite)(request.data, request)
+            tasks, load = (_market if tasks else _local)(request.data, request)
         if request.look_back is not None:
             tasks = tuple(with_look_back(task, request.look_back) for task in tasks)
         from foretrain.cli.commands import progress_bar
@@ -260,14 +264,25 @@ def _legend(results: Sequence[TaskResult], names: Sequence[str]) -> list[str]:
     return lines
 
 
-def local_suite(path: Path, request: Request) -> tuple[tuple[BenchmarkTask, ...], Any]:
-    """Return the task of the user's data, and what loads it."""
+def local_suites(paths: Sequence[Path], request: Request) -> list[tuple[BenchmarkTask, Callable[[], TaskData]]]:
+    """Return the task of each of the user's data, and what loads it. Raises ConfigError for --items of no item."""
     from foretrain.data.frames import open_input
     from foretrain.suites.local import local_data, local_task
 
-    opened = open_input(path)
-    task = local_task(opened.corpus, request.horizon, request.windows, request.seasonality)
-    return (task,), lambda _: local_data(opened.corpus, str(path))
+    corpora = [open_input(path).corpus for path in paths]
+    return [
+        (
+            local_task(corpus, request.horizon, request.windows, request.seasonality),
+            partial(local_data, corpus, str(path), items),
+        )
+        for path, corpus, items in zip(paths, corpora, _chosen(corpora, request), strict=True)
+    ]
+
+
+def _local(path: Path, request: Request) -> tuple[tuple[BenchmarkTask, ...], Any]:
+    """Return the task of the user's data, and what loads it."""
+    ((task, load),) = local_suites([path], request)
+    return (task,), lambda _: load()
 
 
 def _market(path: Path, request: Request) -> tuple[tuple[BenchmarkTask, ...], Any]:
@@ -276,8 +291,15 @@ def _market(path: Path, request: Request) -> tuple[tuple[BenchmarkTask, ...], An
     from foretrain.suites.market import candles_of, market_data
 
     opened = open_input(path)
-    candles = candles_of(opened.corpus, str(path))
-    return request.tasks, lambda task: market_data(task, candles)
+    candles, (items,) = candles_of(opened.corpus, str(path)), _chosen([opened.corpus], request)
+    return request.tasks, lambda task: market_data(task, candles, items)
+
+
+def _chosen(corpora: Sequence[Corpus], request: Request) -> Sequence[list[int] | None]:
+    """Return the items of each corpus to score; None = all. Raises ConfigError for --items of no item."""
+    from foretrain.evaluation.items import items_by_name
+
+    return [None] * len(corpora) if request.items is None else items_by_name(request.items, corpora)
 
 
 def with_look_back(task: BenchmarkTask, steps: int) -> BenchmarkTask:

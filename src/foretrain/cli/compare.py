@@ -15,9 +15,11 @@ from foretrain.cli.options import (
     DeviceOption,
     DType,
     MaxMemoryOption,
+    NamedItemsOption,
     PrecisionOption,
     ThreadsOption,
     TrainedOnOption,
+    comma_list,
     dash_as_stdout,
     given_options,
     prepare,
@@ -27,10 +29,10 @@ from foretrain.cli.options import (
 from foretrain.errors import ConfigError
 
 _SCORING = (  # options that have no effect on finished results
-    "horizon", "windows", "seasonality", "data_root", "trained_on", "max_items", "batch_size", "max_memory",
+    "horizon", "windows", "seasonality", "data_root", "trained_on", "items", "max_items", "batch_size", "max_memory",
     "baseline_seconds", "device", "dtype", "threads",
 )  # fmt: skip
-_OF_DATA = ("horizon", "windows", "seasonality")
+_OF_DATA = ("horizon", "windows", "seasonality", "items")
 _PICTURES = (".png", ".svg", ".pdf")
 
 
@@ -62,6 +64,7 @@ def compare(
     ] = None,
     data_root: Annotated[Path, typer.Option(help="Where data sets of suites are.")] = Path("benchmark-data"),
     trained_on: TrainedOnOption = None,
+    items: NamedItemsOption = None,
     max_items: Annotated[
         int | None, typer.Option(min=1, help="Compare on a drawn sample of so many items of each task.")
     ] = None,
@@ -109,7 +112,8 @@ def compare(
             tasks = tuple(chosen_tasks(suite, task or [])) if suite else ()
             request = Request(
                 tuple(models or ()), tasks, data_root, Path(), horizon=horizon or 1, windows=windows,
-                seasonality=seasonality, trained_on=tuple(trained_on or ()), max_items=max_items,
+                seasonality=seasonality, trained_on=tuple(trained_on or ()), items=comma_list(items),
+                max_items=max_items,
                 batch_size=batch_size, max_memory=memory_bytes(max_memory), device=device.value,
                 dtype=dtype.value, threads=threads, baseline_seconds=baseline_seconds,
             )  # fmt: skip

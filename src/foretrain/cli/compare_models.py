@@ -9,7 +9,7 @@ from pathlib import Path
 import typer
 
 from foretrain.atomic import write_json, write_text
-from foretrain.cli.benchmark_models import Request, entrant_of, local_suite, with_corpora
+from foretrain.cli.benchmark_models import Request, entrant_of, local_suites, with_corpora
 from foretrain.distributed.world import World
 from foretrain.errors import ConfigError, DataError
 from foretrain.suites.compare import TaskComparison
@@ -99,13 +99,13 @@ def _work(
     Raises DataError if there is none, ConfigError for two of one name.
     """
     if data:
-        own = [(tasks[0], load) for tasks, load in (local_suite(path, request) for path in data)]
+        own = local_suites(data, request)
         loads = {task.name: load for task, load in own}
         names = [task.name for task, _ in own]
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
             raise ConfigError(f"--data: two data are called {twice}. Rename one, or compare on them one by one.")
-        return [task for task, _ in own], lambda task: loads[task.name](task)
+        return [task for task, _ in own], lambda task: loads[task.name]()
     run = BenchmarkRun(entrants=[], root=request.root, out=request.out)
     present = [task for task in request.tasks if run.present(task)]
     if not present:

@@ -141,6 +141,10 @@ TrainedOnOption = Annotated[
         help="A corpus on disk, or files, that models were trained on: flag tasks whose windows it holds; repeatable.",
     ),
 ]
+NamedItemsOption = Annotated[
+    str | None,
+    typer.Option(metavar="A,B*", help="Items of --data to score: names and patterns, file:PATH, subset:NAME."),
+]
 PrecisionOption = Annotated[DType, typer.Option(help="Precision.")]
 CsvSafeOption = Annotated[
     bool,

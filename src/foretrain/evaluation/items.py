@@ -31,10 +31,7 @@ def scored_items(asked: Sequence[str], corpora: Sequence[Corpus], release: dict[
 
     Raises ConfigError for names of no item, and where the release does not record what it used of a corpus.
     """
-    try:
-        given = entries(list(asked))
-    except ValueError as error:
-        raise ConfigError(f"--items: {error}.") from None
+    given = _entries(asked)
     if given not in ((TRAINED,), (UNSEEN,)):
         return ScoredItems(given, tuple(mask for mask, _ in match(corpora, given, "--items")))
     record = TrainingRecord(release or {})
@@ -45,6 +42,32 @@ def scored_items(asked: Sequence[str], corpora: Sequence[Corpus], release: dict[
             f"--items {given[0]}: training used {'every' if given[0] == UNSEEN else 'no'} item of {names}."
         )
     return ScoredItems(given, masks)
+
+
+def items_by_name(asked: Sequence[str], corpora: Sequence[Corpus]) -> list[list[int]]:
+    """Return the numbers of the items that are asked for, of each corpus, for several models at once.
+
+    asked: names, patterns, file:PATH and subset:NAME. Raises ConfigError for names of no item, for a corpus of which no
+    item is named, and for "trained" and "unseen", which are other items for each model.
+    """
+    given = _entries(asked)
+    if given in ((TRAINED,), (UNSEEN,)):
+        raise ConfigError(
+            f"--items {given[0]}: is what the training of one model used or not. Name items, or score each model with "
+            f"`foretrain evaluate MODEL --items {given[0]}`."
+        )
+    found = [np.flatnonzero(mask).tolist() for mask, _ in match(corpora, given, "--items")]
+    lost = next((corpus.name for corpus, items in zip(corpora, found, strict=True) if not items), None)
+    if lost is not None:
+        raise ConfigError(f"--items: none of the items of {lost} is among them. Leave its --data out.")
+    return found
+
+
+def _entries(asked: Sequence[str]) -> tuple[str, ...]:
+    try:
+        return entries(list(asked))
+    except ValueError as error:
+        raise ConfigError(f"--items: {error}.") from None
 
 
 def _by_record(record: TrainingRecord, corpus: Corpus, which: str) -> Mask:

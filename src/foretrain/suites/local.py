@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from foretrain.data.store import Corpus
@@ -12,7 +14,7 @@ from foretrain.suites.contamination import OwnData
 from foretrain.suites.definition import BenchmarkTask, Hub, SuiteDefinition, TaskDefinition
 from foretrain.suites.naive import NORMAL
 from foretrain.suites.raw_files import BenchmarkSeries
-from foretrain.suites.score import TaskData
+from foretrain.suites.score import TaskData, part_of
 
 LOCAL = "local"
 _METRICS = (
@@ -58,16 +60,19 @@ def local_task(corpus: Corpus, horizon: int, windows: int, seasonality: int | No
     return BenchmarkTask(corpus.name, LOCAL, suite, rule)
 
 
-def local_data(corpus: Corpus, origin: str) -> TaskData:
-    """Return every numeric column of every item as a series of its own. Raises DataError without a numeric column."""
+def local_data(corpus: Corpus, origin: str, chosen: Sequence[int] | None = None) -> TaskData:
+    """Return every numeric column of every item, or of the chosen ones, as a series of its own.
+
+    Raises DataError without a numeric column.
+    """
     rows = [row for row, column in enumerate(corpus.manifest.columns) if column.kind == "numeric"]
     if not rows:
         raise DataError(f"{origin}: has no column of numbers.")
     names, found, items = tuple(corpus.columns[row] for row in rows), list[BenchmarkSeries](), list[int]()
-    for item in range(corpus.num_series):
+    for item in range(corpus.num_series) if chosen is None else chosen:
         times, values = corpus.times(item), np.array(corpus.values(item), np.float64)[rows]
         stamps = None if times is None else np.asarray(times, np.int64).astype("datetime64[us]")
         series = BenchmarkSeries(corpus.item_id(item), names, values, stamps)
         found += [series] if len(rows) == 1 else series.split()
         items += [item] * (len(found) - len(items))
-    return TaskData(found, origin, own=OwnData(corpus, tuple(items)))
+    return TaskData(found, origin, own=OwnData(corpus, tuple(items)), part=part_of(corpus, chosen))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ from foretrain.suites.contamination import OwnData
 from foretrain.suites.covariates import covariates_of
 from foretrain.suites.definition import BenchmarkTask
 from foretrain.suites.raw_files import BenchmarkSeries
-from foretrain.suites.score import TaskData
+from foretrain.suites.score import TaskData, part_of
 
 MARKET = "market-"  # what names of market suites begin with
 PRICES = ("open", "high", "low", "close")
@@ -43,14 +44,15 @@ def candles_of(corpus: Corpus, origin: str) -> CandleRows:
     )
 
 
-def market_data(task: BenchmarkTask, candles: CandleRows) -> TaskData:
-    """Return the targets of a market task and its other candle columns as covariates.
+def market_data(task: BenchmarkTask, candles: CandleRows, chosen: Sequence[int] | None = None) -> TaskData:
+    """Return the targets of a market task and its other candle columns as covariates, of all items or the chosen ones.
 
     Raises DataError for a price that is not above 0: errors in percent of it would mean nothing.
     """
     rule, rows, corpus = task.definition, candles.rows, candles.corpus
     targets, series, others = rule.targets or (), list[BenchmarkSeries](), list[dict[str, Array]]()
-    for item in range(corpus.num_series):
+    numbers = range(corpus.num_series) if chosen is None else chosen
+    for item in numbers:
         values, times = np.array(corpus.values(item), np.float64), corpus.times(item)
         stamps = None if times is None else np.asarray(times, np.int64).astype("datetime64[us]")
         name, prices = corpus.item_id(item), values[[rows[price] for price in PRICES]]
@@ -58,5 +60,5 @@ def market_data(task: BenchmarkTask, candles: CandleRows) -> TaskData:
             raise DataError(f"{candles.origin}: item {name!r} has prices that are not above 0. Mend or leave it out.")
         series.append(BenchmarkSeries(name, targets, values[[rows[target] for target in targets]], stamps))
         others.append({column: values[rows[column]] for column in rule.past_covariates if column in rows})
-    own = OwnData(corpus, tuple(range(corpus.num_series)))
-    return TaskData(series, candles.origin, covariates_of(rule, series, others, {}), own)
+    own, covariates = OwnData(corpus, tuple(numbers)), covariates_of(rule, series, others, {})
+    return TaskData(series, candles.origin, covariates, own, part_of(corpus, chosen))

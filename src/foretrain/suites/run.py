@@ -309,6 +309,7 @@ class _Opened:
         names = _names(given, static=static)
         options = _options(entrant, names, None if rows.sample is None else list(rows.sample))
         short = len(self.data.series) - (rows.num_items if rows.sample is None else rows.sample.of)
+        part = [self.data.part] if self.data.part else []
         text = f"{short:,} of {len(self.data.series):,} series have no window: they are too short for the task."
         seen = self.run.seen.get((contestant.name, (task.suite_name, task.name)))
         flags = flags_of(task, entrant.facts, self.data.series, seen=seen, own=self.data.own)
@@ -337,7 +338,7 @@ class _Opened:
             device=entrant.device,
             dtype=entrant.dtype,
             num_parameters=entrant.num_parameters,
-            notes=([text] if short else []) + _look_back(task),
+            notes=part + ([text] if short else []) + _look_back(task),
             trained_on=_trained_on(task, flags),
             flags=_codes(flags),
         )

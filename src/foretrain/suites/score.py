@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from foretrain.data.store import Corpus
 from foretrain.errors import DataError
 from foretrain.evaluation.scored import Array
 from foretrain.suites.contamination import OwnData
@@ -34,6 +35,14 @@ class TaskData:
     origin: str
     covariates: TaskCovariates | None = None  # None = the task names none, or they were not asked for
     own: OwnData | None = None  # of the user, that the series are from; None = they are a suite's
+    part: str = ""  # which items of the user's data are here; "" = all
+
+
+def part_of(corpus: Corpus, chosen: Sequence[int] | None) -> str:
+    """Return how results name chosen items of a corpus; "" for all."""
+    if chosen is None or len(chosen) == corpus.num_series:
+        return ""
+    return f"{len(chosen):,} of {corpus.num_series:,} items of {corpus.name}, chosen by --items."
 
 
 def find_data(task: BenchmarkTask, root: Path) -> str | None:
