@@ -41,7 +41,9 @@ def alive(holder: dict[str, Any]) -> bool:
         return True
     if holder.get("boot") != _boot_id():
         return False
-    pid = holder["pid"]
+    pid = holder.get("pid")
+    if not isinstance(pid, int) or isinstance(pid, bool) or not 0 < pid < 2**31:  # of a damaged file: of no process
+        return False
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from fuzzing import studies
 
 TINY = [
     "data.context_length=32",
@@ -50,6 +51,7 @@ KRONOS = [
 CORPUS = "data.corpora=[{path: corpus}]"
 RUN = ["train", "debug.yaml", "--threads", "1", "--resume", *TINY, *CHRONOS2, CORPUS]
 STAGES = ["train", "kronos/debug.yaml", "--threads", "1", "--resume", *TINY[:-2], *KRONOS]
+TUNE = ["tune", "tune.yaml", "--resume"]
 MODEL = "run/release"
 CANDLES = "kronos/stages/02-predictor/release"
 
@@ -92,6 +94,12 @@ def _link(folder: Path) -> None:
     (folder / "real").mkdir()
     (folder / "corpus").rename(folder / "real" / "corpus")
     (folder / "corpus").symlink_to("real/corpus")
+
+
+def _more_bars(folder: Path) -> None:
+    """Add a day to a symbol of a library."""
+    with (folder / "bars" / "A.csv").open("a") as file:
+        file.write("2025-01-01,100,101,99,100,7\n")
 
 
 def _damaged(folder: Path) -> None:
@@ -232,6 +240,14 @@ CASES = {
     ),
     "evaluate (a file)": Case(_evaluate(data="series.csv"), ("series.csv", "run")),
     "evaluate (candles)": Case(_evaluate("--out", "e", model="kronos", data="candles"), ("candles", "kronos"), ("e",)),
+    "tune": Case(TUNE, ("tune.yaml",), runs=("out",)),
+    "tune --resume": Case(TUNE, ("tune.yaml",), runs=("out",), killed=0.6),
+    "tune resume": Case(["tune", "resume", "study", "--trials", "3"], ("study",), runs=("study",)),
+    "tune best --out": Case(["tune", "best", "study", "--out", "b/best.yaml"], ("study",), ("b",)),
+    "data market build": Case(["data", "market", "build", "bars", "--out", "l/lib"], ("bars",), ("l",)),
+    "data market build --update": Case(
+        ["data", "market", "build", "bars", "--out", "lib", "--update"], ("bars", "lib"), ("lib",), (), _more_bars
+    ),
     "config copy": Case(["config", "copy", "chronos2/finetune", "--out", "k/c.yaml"], (), ("k",)),
     "config import": Case(
         ["config", "import", "foreign.yaml", "--from", "kronos", "--out", "c.yaml"],
@@ -270,6 +286,19 @@ def make_common(folder: Path, command: Callable[[list[str]], None], needs: set[s
         bars.assign(close=1 + np.arange(300) % 7 / 10).to_csv(folder / "candles.csv", index=False)
         command(["data", "import", "candles.csv", "--out", "candles"])
         command([*STAGES, "output_dir=kronos"])
+    if needs & {"bars", "lib"}:
+        (folder / "bars").mkdir()
+        for seed, symbol in enumerate("AB"):
+            close = np.round(100 * np.exp(np.random.default_rng(seed).normal(0, 0.01, 90).cumsum()), 2)
+            bars = {"timestamp": pd.bdate_range("2024-01-01", periods=90), "open": close, "high": close + 1}
+            bars |= {"low": close - 1, "close": close, "volume": 1000}
+            pd.DataFrame(bars).to_csv(folder / "bars" / f"{symbol}.csv", index=False)
+    if "lib" in needs:
+        command(["data", "market", "build", "bars", "--out", "lib"])
+    study = {**studies.TREE, "output_dir": "out"}
+    (folder / "tune.yaml").write_text(json.dumps(study))
+    if "study" in needs:
+        command(["tune", "tune.yaml", "output_dir=study"])
     if needs & {"run", "tuned"}:
         command([*RUN, "output_dir=run", "training.keep_last=9"])
     if "tuned" in needs:
@@ -289,5 +318,5 @@ def damages(run: Path) -> list[str]:
                 json.loads(path.read_text())
             except ValueError:
                 found.append(f"{path.relative_to(run)} is torn")
-    steps = [step for step in run.glob("checkpoints/step-*") if step.is_dir()]
+    steps = [step for step in run.rglob("checkpoints/step-*") if step.is_dir() and ".tmp-" not in str(step)]
     return found + [f"{step.name}: {text}" for step in steps if (text := damage(step))]

@@ -320,7 +320,7 @@ def _all(args: argparse.Namespace, base: Path) -> int:
     from fault_cases import CASES, make_common
 
     os.environ |= {"XDG_CACHE_HOME": str(base / "one" / "cache"), "MPLCONFIGDIR": str(base / "matplotlib")}
-    (base / "common").mkdir()
+    (base / "common" / "tmp").mkdir(parents=True)
     wanted = tuple(args.case.split(",")) if args.case else ("",)
     names = [name for name in CASES if name.startswith(wanted)]
     log, faults = Log(args.log, args.again), args.faults.split(",")

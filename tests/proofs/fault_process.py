@@ -52,6 +52,7 @@ def import_all() -> None:
     import torch
     import torch._dynamo
     import typer.main
+    from fuzzing.studies import in_process
 
     import foretrain.cli.commands
     import foretrain.cli.quick_steps
@@ -62,6 +63,8 @@ def import_all() -> None:
     import foretrain.run.pipeline
     import foretrain.run.quick  # noqa: F401
     from foretrain.cli.app import app
+
+    in_process()  # or workers would be processes that nothing disturbs
 
     torch.set_num_threads(1)
     typer.main.get_command = functools.cache(typer.main.get_command)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 OWN = ("cache", "tmp")  # folders of the user's cache and of temporary files
 _EVENTS = re.compile(r"events\.out\.tfevents\.[^/]*")  # TensorBoard's: one a start, named by time and process
+_DURATIONS = ("training.log", "trial.log")
 _NUMBERS = re.compile(rb"[0-9a-f]{6,}|[0-9.]+")
 
 
@@ -30,7 +31,7 @@ def snapshot(folder: Path) -> dict[str, str]:
             is_file = path.is_file() and not path.is_symlink()
             raw = path.read_bytes() if is_file else b""
             raw = now.sub(b"", raw) if path.suffix in (".json", ".html") else raw
-            raw = b"" if path.name == "training.log" else raw  # durations, which may be equal in two clean runs
+            raw = b"" if path.name in _DURATIONS else raw  # which may be equal in two clean runs
             raw = _tensors(raw) if path.suffix == ".safetensors" else raw
             raw = b"" if path.name == "manifest.json" and "checkpoints" in name else raw  # compared by `damages`
             content = hashlib.sha256(raw).hexdigest() if is_file else ""

@@ -49,7 +49,7 @@ class Fuzzer:
 
     def __init__(self, base: Path, prefixes: list[str], keep: Path | None) -> None:
         self.base, self.keep = base, keep
-        made = subjects.make(base / "templates", self._make)
+        made = subjects.make(base / "templates", self._make, prefixes)
         self.kinds: list[Subject | Line] = [
             kind for kind in (*made, *words.lines()) if any(kind.kind.startswith(prefix) for prefix in prefixes)
         ]

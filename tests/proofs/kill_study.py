@@ -144,7 +144,7 @@ def repeat(args: argparse.Namespace, number: int, folder: Path) -> dict[str, Any
     first, done = [str(args.config), *settings], Counter[str]()
     command, wrong = Command(first, study, log), []
     for kind in kinds:
-        wait(lambda: command.ended() or (study / "trials").is_dir())
+        wait(lambda command=command: command.ended() or (study / "trials").is_dir())
         time.sleep(rng.uniform(0.0, 4.0))
         if command.ended():
             break
@@ -196,7 +196,8 @@ def faults(path: Path, trials: int) -> list[str]:
         wrong.append("two trials have the same values")
     for record, trial in zip(records[1:], told, strict=False):
         curve = {point.step: point.value for point in record.curve}
-        of_storage = (trial.params, trial.state, trial.intermediate_values, trial.values and tuple(trial.values))
+        values = tuple(trial.values) if trial.values and trial.state == TrialState.COMPLETE else None
+        of_storage = (trial.params, trial.state, trial.intermediate_values, values)
         if (record.params, states[record.state], curve, record.values) != of_storage:
             wrong.append(f"trial {record.number}: its record says {record}, the storage {of_storage}")
     lines = [json.loads(line)["number"] for line in (path / "trials.jsonl").read_text().splitlines()]
@@ -257,20 +258,24 @@ def main() -> int:
             print(json.dumps({"repeat": number, **one}), flush=True)
             if one["wrong"] and args.keep is not None:
                 shutil.copytree(name, args.keep / str(number), dirs_exist_ok=True)
-    kills = sum((Counter(one["kills"]) for one in found), Counter[str]())
-    told = {
+        if args.json is not None:
+            args.json.write_text(json.dumps(summary(args, found), indent=1) + "\n")
+    print(json.dumps(told := summary(args, found)))
+    return int(told["repeats_wrong"] > 0)
+
+
+def summary(args: argparse.Namespace, found: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the counts of repeats."""
+    return {
         "machine": f"{platform.machine()} ({os.cpu_count()} cores)",
-        "settings": {"repeats": args.repeats, "seed": args.seed, "trials": args.trials, "workers": WORKERS},
-        "kills": dict(kills),
+        "settings": {"seed": args.seed, "trials": args.trials, "workers": WORKERS, "config": args.config.stem},
+        "repeats": len(found),
+        "kills": dict(sum((Counter(one["kills"]) for one in found), Counter[str]())),
         "restarts": sum(one["restarts"] for one in found),
         "trials_gone_on_with": sum(one.get("gone_on_with", 0) for one in found),
         "repeats_wrong": sum(bool(one["wrong"]) for one in found),
         "seconds": [one["seconds"] for one in found],
     }
-    print(json.dumps(told))
-    if args.json is not None:
-        args.json.write_text(json.dumps(told, indent=1) + "\n")
-    return int(told["repeats_wrong"] > 0)
 
 
 if __name__ == "__main__":

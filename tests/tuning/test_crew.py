@@ -122,9 +122,8 @@ def test_a_signal_to_the_parent_stops_workers_at_a_checkpoint(tmp_path: Path):
     )
     command = [sys.executable, "-c", script, str(study.path), *FAKE]
     worker = f"{os.uname().nodename}-0"
-    with start_command(
-        command, environment={"FAKE_GATE": str(tmp_path / "never")}, output=tmp_path / "parent.log"
-    ) as parent:
+    gate = {"FAKE_GATE": str(tmp_path / "never")}
+    with start_command(command, environment=gate, output=tmp_path / "parent.log") as parent:
         wait_until(lambda: trial_of(study, worker), parent)
         parent.send_signal(signal.SIGINT)
         assert parent.wait(timeout=DEADLINE) == 130, (tmp_path / "parent.log").read_text()

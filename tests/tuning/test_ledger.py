@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
+import random
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.proofs.fuzzing.mutations import bytes_damaged, lines_damaged
 
 from foretrain.errors import TrainingError
 from foretrain.tuning.ledger import HeldPart, open_part
@@ -42,3 +46,28 @@ def test_a_part_stays_closed_where_its_opening_cannot_be_recorded(tmp_path: Path
     (tmp_path / "cache").write_text("a file")
     with pytest.raises(TrainingError, match="stays closed"):
         open_part(PART, tmp_path / "a", study="a", trials=20)
+
+
+def test_a_damaged_ledger_is_read_as_far_as_it_makes_sense(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    for name in "abc":
+        open_part(PART, tmp_path / name, study=name, trials=20).found({"p": 0.5})
+    ledger = tmp_path / "cache" / "foretrain" / "ledger.jsonl"
+    whole, rng = ledger.read_bytes(), random.Random(0)
+    for damage in [bytes_damaged] * 100 + [lines_damaged] * 200:
+        damaged = damage(whole, rng)
+        ledger.write_bytes(damaged)
+        found = open_part(PART, tmp_path / "d", study="d", trials=20)
+        # two lines may be damaged at once into one; a line that is damaged may also be of another part
+        assert found.count >= 1 and found.unread + len(found.earlier) <= len(damaged.splitlines())
+        (tmp_path / "d" / "ledger.jsonl").unlink()
+
+
+@pytest.mark.parametrize(
+    "change", [{"id": []}, {"time": 1}, {"fingerprints": 5}, {"fingerprints": [[]]}, {"first": "x"}]
+)
+def test_an_opening_of_other_types_counts_as_one_of_this_part(tmp_path: Path, change: dict) -> None:
+    open_part(PART, tmp_path / "a", study="a", trials=20)
+    ledger = tmp_path / "cache" / "foretrain" / "ledger.jsonl"
+    ledger.write_text(json.dumps(json.loads(ledger.read_text()) | change) + "\n")
+    assert open_part(PART, tmp_path / "b", study="b", trials=20).count == 2

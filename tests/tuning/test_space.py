@@ -158,3 +158,13 @@ def test_dots_belong_to_the_keys_of_set_and_space() -> None:
 def low_of(study: TuneConfig, key: str) -> object:
     parameter = study.space[key]
     return parameter.choices[0] if parameter.kind == "categorical" else parameter.low
+
+
+def test_an_override_of_what_trials_share_is_one_key_of_the_run(tmp_path: Path):
+    path = tmp_path / "study.yaml"
+    path.write_text(
+        "run: debug\noutput_dir: x\nset: {training.max_steps: 100}\nspace: {seed: {kind: int, low: 1, high: 3}}\n"
+    )
+    found = load_study_config(path, ["set.training.log_every=5", "trials=3", ("set.training.max_steps", 7)])
+    assert found.set == {"training.max_steps": 7, "training.log_every": 5} and found.trials == 3
+    assert load_study_config(path, ["set={seed: 4}"]).set == {"seed": 4}

@@ -12,7 +12,7 @@ import pytest
 from tests.tuning import needs_optuna  # noqa: F401
 
 from foretrain.errors import ConfigError, DataError, TrainingError
-from foretrain.processes import this_process
+from foretrain.processes import tag, this_process
 from foretrain.tuning.leases import Leases
 from foretrain.tuning.shared_lock import SharedLock
 from foretrain.tuning.storage import JOURNAL, StudyJournal, open_storage
@@ -120,3 +120,28 @@ def test_a_lease_is_one_worker_s_until_it_dies(tmp_path: Path):
     taken = leases.claim("4")
     assert taken is not None and (taken.attempts, taken.deaths) == (2, 1)
     assert not leases.touch("5")
+
+
+@pytest.mark.parametrize(
+    "holder", [{"pid": 10**30}, {"pid": -1}, {"pid": True}, {"host": [1]}, {"step": "x"}, {"value": "x"}, [], "x"]
+)
+def test_a_damaged_lease_is_free(tmp_path: Path, holder: object):
+    whole = {"host": os.uname().nodename, **DEAD, "pid": os.getpid()}
+    damaged = {**whole, **holder} if isinstance(holder, dict) else holder
+    (tmp_path / "4.json").write_text(json.dumps({"holder": damaged, "attempts": 1, "deaths": 0}))
+    leases = Leases(tmp_path, "w")
+    assert not leases.state("4").held and leases.holders() == {}
+    taken = leases.claim("4")
+    assert taken is not None and (taken.attempts, taken.deaths) == (1, 0)
+
+
+def test_what_a_killed_process_left_beside_locks_and_leases_is_deleted_by_the_next(tmp_path: Path):
+    dead = tag().replace(f".{os.getpid()}.", f".{2**22 + 1}.")
+    left = [tmp_path / f"{stem}.{dead}.00000000" for stem in (".lock", ".4", ".now")]
+    for path in left:
+        path.touch()
+    with SharedLock(tmp_path / "lock").held():
+        Leases(tmp_path, "w").claim("4")
+    (tmp_path / "5.json").write_text(json.dumps({"holder": {**DEAD, "host": "far"}, "attempts": 1, "deaths": 0}))
+    assert Leases(tmp_path, "w").state("5").held
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["4.json", "5.json"]

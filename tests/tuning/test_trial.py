@@ -6,11 +6,13 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from tests.tuning.studies import never, study
 
 from foretrain.data.writer import CorpusWriter
-from foretrain.errors import ConfigError, Interrupted, MissingCorpusError
+from foretrain.errors import ConfigError, DataError, Interrupted, MissingCorpusError
 from foretrain.tuning.losses import loss_matrix, read_losses
 from foretrain.tuning.trial import check_study, run_trial
 
@@ -173,3 +175,19 @@ def test_a_study_is_checked_before_its_first_trial(tmp_path: Path) -> None:
 def test_a_study_that_cannot_run_is_refused(tmp_path: Path, more: dict, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         check_study(study(tmp_path, **more))
+
+
+def test_damaged_files_of_a_trial_concern_the_study_and_are_named(tmp_path: Path) -> None:
+    config = study(tmp_path)
+    run_trial(config, 0, {RATE: 0.01}, tmp_path / "t", source="sampler", report=never)
+    (tmp_path / "t" / "result.json").unlink()  # as if its worker had been killed before it
+    for name in ("trial.json", "fold-0/fold.json", "fold-0/losses.parquet"):
+        path = tmp_path / "t" / name
+        whole = path.read_bytes()
+        table = pa.table({"fold": [0]}) if path.suffix == ".parquet" else None
+        path.write_text('{"steps": 6}') if table is None else pq.write_table(table, path)
+        with pytest.raises(DataError, match=rf"{name}.*(\n.*)*Restore it, or delete its folder"):
+            run_trial(config, 0, {RATE: 0.01}, tmp_path / "t", source="sampler", report=never)
+        path.write_bytes(whole)
+    again = run_trial(config, 0, {RATE: 0.01}, tmp_path / "t", source="sampler", report=never)
+    assert again.state == "complete" and again.steps == 6

@@ -209,3 +209,42 @@ def test_a_record_that_is_damaged_is_named(tmp_path: Path):
     (study.trial(0) / "result.json").write_text('{"number": 0}')
     with pytest.raises(DataError, match=r"0000/result\.json"):
         study.records()
+
+
+def changed(log: dict) -> dict:
+    """An operation of a journal with another value of a trial's objective, learning rate, or study."""
+    if log["op_code"] == 6 and log.get("values"):
+        return {**log, "values": [log["values"][0] + 1]}
+    return log
+
+
+def other_rate(log: dict) -> dict:
+    return {**log, "params": {"rate": 0.5}} if log["op_code"] == 4 else log
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (changed, "has another trial 0 than its record"),
+        (other_rate, "has another trial 0 than its record"),
+        (lambda log: {**log, "directions": [2]} if "directions" in log else log, "its directions are maximize"),
+        (lambda log: {**log, "study_name": "other"} if "study_name" in log else log, "has another trial 0"),
+        (lambda log: {"op_code": 1, "worker_id": "w"}, "cannot be used: KeyError"),
+        (lambda log: {**log, "trial_id": "x"} if log["op_code"] == 6 else log, "cannot be used|has another trial"),
+    ],
+)
+def test_a_journal_that_does_not_fit_the_records_is_named(tmp_path: Path, change, said: str):
+    study = new_study(tmp_path, trials=2)
+    finished(study)
+    lines = [json.loads(line) for line in (study.path / "journal.jsonl").read_text().splitlines()]
+    (study.path / "journal.jsonl").write_text("".join(f"{json.dumps(change(line))}\n" for line in lines))
+    with pytest.raises(DataError, match=rf"journal\.jsonl: .*({said})"):
+        open_optuna(study)
+
+
+def test_a_study_whose_name_is_no_name_is_refused(tmp_path: Path):
+    study = new_study(tmp_path, trials=2)
+    for text in ("{}", '{"name": ["x"], "run_hash": "a"}', '{"name": "", "run_hash": "a"}', "["):
+        (study.path / "study.json").write_text(text)
+        with pytest.raises(ConfigError, match=r"study\.json"):
+            open_study(study.path)

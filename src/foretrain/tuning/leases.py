@@ -16,12 +16,32 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field, ValidationError
+
+from foretrain.atomic import tagged_name
+from foretrain.config import Section
 from foretrain.processes import alive, this_process
 from foretrain.reading import Unreadable, read_json
 
 HEARTBEAT = 10.0  # seconds
 REMOTE_PATIENCE = 120.0  # seconds without a heartbeat after which a worker of another host is taken for dead
 MOST_DEATHS = 3  # of workers in one trial, after which it is a failed one
+
+
+class _Holder(Section):
+    host: str
+    pid: int = Field(gt=0, lt=2**31)
+    boot: str | None = None
+    started: str | None = None
+    worker: str = ""
+    step: int = Field(default=0, ge=0)  # of its trial
+    value: float | None = None  # of the first objective there
+
+
+class _SavedLease(Section):
+    holder: _Holder | None
+    attempts: int = Field(ge=0, lt=2**31)
+    deaths: int = Field(ge=0, lt=2**31)
 
 
 @dataclass(frozen=True)
@@ -45,15 +65,13 @@ class Leases:
         """Return what is known of a lease; a missing or damaged one is free."""
         path = self._path(name)
         try:
-            found = read_json(path)
-            holder, attempts, deaths = found["holder"], int(found["attempts"]), int(found["deaths"])
-            if holder is not None and not isinstance(holder["pid"], int):
-                raise TypeError
-        except (OSError, Unreadable, TypeError, KeyError, ValueError):
+            found = _SavedLease.model_validate(read_json(path))
+        except (OSError, Unreadable, ValidationError):
             return LeaseState(False, None)
-        if holder is None:
-            return LeaseState(False, None, attempts, deaths)
-        return LeaseState(self._lives(path, holder), holder, attempts, deaths)
+        if found.holder is None:
+            return LeaseState(False, None, found.attempts, found.deaths)
+        holder = found.holder.model_dump()
+        return LeaseState(self._lives(path, holder), holder, found.attempts, found.deaths)
 
     def claim(self, name: str) -> LeaseState | None:
         """Take a lease; None if another worker holds it. Only under the claim lock."""
@@ -104,10 +122,13 @@ class Leases:
 
     def _write(self, name: str, state: LeaseState) -> None:
         path = self._path(name)
-        scratch = path.with_name(f".{name}-{os.uname().nodename}-{os.getpid()}")
+        scratch = tagged_name(self._folder, f".{name}")
         tree = {"holder": state.holder, "attempts": state.attempts, "deaths": state.deaths}
-        scratch.write_text(json.dumps(tree))  # not synced: no lease outlives the boot of its holder
-        scratch.replace(path)
+        try:
+            scratch.write_text(json.dumps(tree))  # not synced: no lease outlives the boot of its holder
+            scratch.replace(path)
+        finally:
+            scratch.unlink(missing_ok=True)
 
     def _is_mine(self, state: LeaseState) -> bool:
         mine = this_process()
@@ -118,9 +139,9 @@ class Leases:
             return False
         if holder.get("host") == os.uname().nodename:
             return True
-        probe = self._folder / f".now-{os.uname().nodename}-{os.getpid()}"
-        probe.write_text("")
+        probe = tagged_name(self._folder, ".now")
         try:
+            probe.write_text("")
             return probe.stat().st_mtime - path.stat().st_mtime <= self._patience
         except FileNotFoundError:
             return False

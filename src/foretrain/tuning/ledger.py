@@ -144,10 +144,12 @@ def _parsed(text: bytes) -> dict[str, Any] | None:
     """Return a line of a ledger, None for one that makes no sense."""
     with suppress(ValueError, KeyError, TypeError):
         line = parse_json(text.decode("utf-8"))
-        if line["kind"] == "found" and isinstance(line["id"], str):
-            return line
-        own = {name: line[name] for name in ("key", "fingerprints", "first", "last", "id", "time")}
-        if line["kind"] == "opening" and isinstance(own["first"], int) and isinstance(own["last"], int):
+        texts = [line[name] for name in ("id", "time")]
+        if line["kind"] == "opening":
+            texts += [line["key"], *line["fingerprints"]]
+            if not (isinstance(line["first"], int) and isinstance(line["last"], int)):
+                return None
+        if line["kind"] in ("opening", "found") and all(isinstance(text, str) for text in texts):
             return line
     return None
 

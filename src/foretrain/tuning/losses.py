@@ -23,6 +23,7 @@ from foretrain.errors import DataError
 from foretrain.evaluation.backtest import Backtest
 from foretrain.evaluation.metrics import scaled_errors
 from foretrain.evaluation.scored import Array, Ints, Scored
+from foretrain.reading import believing
 from foretrain.tuning.records import LOSSES
 from foretrain.tuning.study import StudyFolder
 
@@ -97,10 +98,17 @@ def write_losses(table: pa.Table, path: Path) -> None:
 
 def read_losses(path: Path) -> pa.Table:
     """Read a table of losses. Raises DataError."""
+    remedy = "Restore it, or delete its folder."
     try:
-        return pq.read_table(path)
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{path}: is no table of losses ({' '.join(str(error).split())}).") from None
+        with believing(path, DataError, remedy):
+            table = pq.read_table(path)
+            for field in SCHEMA:
+                column = table.column(field.name)  # a KeyError where it is missing or there twice
+                if column.type != field.type or column.null_count:
+                    raise TypeError(f"{field.name} is {column.type} with {column.null_count} empty cells")
+    except OSError as error:
+        raise DataError(f"{path}: is no table of losses ({' '.join(str(error).split())}). {remedy}") from None
+    return table
 
 
 def study_losses(folders: Mapping[int, Path]) -> pa.Table:

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from foretrain.atomic import tagged_name
 from foretrain.errors import TrainingError
 from foretrain.processes import alive, this_process
 from foretrain.reading import parse_json
@@ -45,11 +46,11 @@ class SharedLock:
     def acquire(self) -> bool:
         """Wait for the lock and take it. Raises TrainingError for a live holder that does not end."""
         content = json.dumps({**this_process(), "token": uuid.uuid4().hex}).encode()
-        scratch = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex}")
-        scratch.write_bytes(content)
+        scratch = tagged_name(self.path.parent, f".{self.path.name}")
         began = seen_at = time.monotonic()
         seen, pause = b"", 0.001
         try:
+            scratch.write_bytes(content)
             while not self._take(scratch):
                 found = self._read()
                 if found is None:
@@ -110,11 +111,11 @@ class SharedLock:
 
     def _break(self, found: bytes) -> None:
         """Delete the lock with this content, and no other: a process that also waits may have been faster."""
-        guard = os.open(self.path.with_name(f"{self.path.name}.guard"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        folder = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            with suppress(OSError):  # a file system without record locks: the two steps below are close together
-                fcntl.lockf(guard, fcntl.LOCK_EX)  # among the processes of this host
+            with suppress(OSError):  # a file system without locks: the two steps below are close together
+                fcntl.flock(folder, fcntl.LOCK_EX)  # among the processes of this host
             if self._read() == found:
                 self.path.unlink(missing_ok=True)
         finally:
-            os.close(guard)
+            os.close(folder)

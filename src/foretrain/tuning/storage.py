@@ -75,7 +75,7 @@ class StudyJournal(BaseJournalBackend):
         if not isinstance(found, dict) or not isinstance(found.get("op_code"), int):
             raise DataError(
                 f"{self.path}: line {number} is no operation of a study; the file was damaged after it was written. "
-                "Restore it, or delete that line if the trials after it are to be kept."
+                "Restore it; without that line, those after it would be taken for other trials'."
             )
         return found
 

@@ -22,17 +22,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from foretrain.atomic import remove, replacing_file, write_json, write_text
-from foretrain.config import apply_overrides, build, dump_yaml, explained, read_yaml
-from foretrain.errors import ConfigError, DataError
+from foretrain.config import Section, apply_overrides, build, dump_yaml, explained, read_yaml
+from foretrain.errors import ConfigError
 from foretrain.printing import without_secrets
 from foretrain.reading import Unreadable, read_json
 from foretrain.run.shipped import find_config
 from foretrain.training.run_record import is_higher_better
 from foretrain.tuning.config import TuneConfig
-from foretrain.tuning.records import DEFAULT_TRIAL, RESULT, TRIALS, TrialRecord
+from foretrain.tuning.records import DEFAULT_TRIAL, RESULT, TRIALS, TrialRecord, read_saved
 from foretrain.tuning.shared_lock import SharedLock
 
 Direction = Literal["minimize", "maximize"]
@@ -41,6 +41,12 @@ PARENT = "FORETRAIN_TUNE_PARENT"  # of a worker: the process that started it, wi
 STORAGE = "FORETRAIN_TUNE_STORAGE"  # the URL of the database, where study.yaml has it without its account
 _CONFIG, _IDENTITY = "study.yaml", "study.json"
 COMPARE = "compare.yaml"  # the config of several studies, in the folder that holds theirs
+
+
+class _Identity(Section):
+    format: int = 1
+    name: str = Field(pattern=r"^[\w.-]{1,100}$")
+    run_hash: str
 
 
 class StudyFolder:
@@ -67,11 +73,11 @@ class StudyFolder:
 
     def record(self, number: int) -> TrialRecord | None:
         """Return the record of a trial; None if it has not ended. Raises DataError for a damaged one."""
-        return _record(self.trial(number) / RESULT)
+        return read_saved(TrialRecord, self.trial(number) / RESULT)
 
     def records(self) -> list[TrialRecord]:
         """Return the records of all trials that ended, by number; that of the default is the first."""
-        found = [_record(path) for path in self.path.glob(f"trials/*/{RESULT}")]
+        found = [read_saved(TrialRecord, path) for path in self.path.glob(f"trials/*/{RESULT}")]
         return sorted((record for record in found if record is not None), key=lambda record: record.number)
 
     def write(self, record: TrialRecord) -> None:
@@ -220,24 +226,15 @@ def _losses(record: TrialRecord, ways: Sequence[str]) -> tuple[float, ...]:
     return tuple(-v if way == "maximize" else v for v, way in zip(record.values or (), ways, strict=True))
 
 
-def _record(path: Path) -> TrialRecord | None:
-    try:
-        return TrialRecord.model_validate(read_json(path))
-    except FileNotFoundError:
-        return None
-    except (OSError, Unreadable) as error:
-        raise DataError(f"{path}: cannot be read: {error}. Restore it, or delete its folder.") from None
-    except ValidationError as error:
-        problem = str(explained(TrialRecord, error, str(path)))
-        raise DataError(f"{problem}\n  Restore it, or delete its folder.") from None
-
-
 def _read_identity(path: Path) -> tuple[str, str]:
     try:
-        found = read_json(path / _IDENTITY)
-        return str(found["name"]), str(found["run_hash"])
-    except (OSError, Unreadable, KeyError, TypeError) as error:
+        found = _Identity.model_validate(read_json(path / _IDENTITY))
+    except (OSError, Unreadable) as error:
         raise ConfigError(f"{path / _IDENTITY}: cannot be read ({error}). Restore it, or start a new study.") from None
+    except ValidationError as error:
+        problem = explained(_Identity, error, str(path / _IDENTITY))
+        raise ConfigError(f"{problem}\n  Restore it, or start a new study.") from None
+    return found.name, found.run_hash
 
 
 def _saved(path: Path) -> TuneConfig:

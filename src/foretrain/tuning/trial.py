@@ -26,7 +26,6 @@ from foretrain.evaluation.validation import Validation
 from foretrain.locks import FileLock
 from foretrain.models.base import Forecaster
 from foretrain.processes import this_process
-from foretrain.reading import read_object
 from foretrain.run.build import open_source, saved_config, settled
 from foretrain.run.config import RunConfig
 from foretrain.run.intact import stage_corpora
@@ -41,7 +40,16 @@ from foretrain.tuning.folds import Fold
 from foretrain.tuning.forecasting import forecast_fold
 from foretrain.tuning.losses import losses_table, read_losses, write_losses
 from foretrain.tuning.quiet import quiet
-from foretrain.tuning.records import LOSSES, RESULT, CurvePoint, Source, TrialRecord
+from foretrain.tuning.records import (
+    LOSSES,
+    RESULT,
+    CurvePoint,
+    FoldRecord,
+    SavedTrial,
+    Source,
+    TrialRecord,
+    read_saved,
+)
 from foretrain.tuning.space import Candidate
 
 FOLD, STATE, LOG = "fold.json", "trial.json", "trial.log"
@@ -67,16 +75,13 @@ class _Progress:
     def open(cls, folder: Path, params: Candidate) -> _Progress:
         """Open a trial's folder and count this attempt. Raises TrainingError for one of another candidate."""
         folder.mkdir(parents=True, exist_ok=True)
-        found: dict[str, Any] = {}
-        if (folder / STATE).is_file():
-            try:
-                found = read_object(folder / STATE)
-            except (OSError, ValueError) as error:
-                raise TrainingError(f"{folder / STATE}: cannot be read ({error}). Delete the folder.") from None
-            if found["params"] != params:
-                raise TrainingError(f"{folder}: holds a trial of other values. Choose another folder, or delete it.")
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        progress = cls(folder, params, found.get("started", now), found.get("attempts", 0) + 1, found.get("seconds", 0))
+        found = read_saved(SavedTrial, folder / STATE)
+        if found is None:
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            found = SavedTrial(params=params, started=now, attempts=0, seconds=0)
+        if found.params != params:
+            raise TrainingError(f"{folder}: holds a trial of other values. Choose another folder, or delete it.")
+        progress = cls(folder, params, found.started, found.attempts + 1, found.seconds)
         progress.save()
         return progress
 
@@ -111,8 +116,8 @@ def run_trial(
     """
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".trial.lock", folder, "works on this trial", TrainingError):
-        if (folder / RESULT).is_file():
-            return TrialRecord.model_validate(read_object(folder / RESULT))
+        if (ended := read_saved(TrialRecord, folder / RESULT)) is not None:
+            return ended
         progress = _Progress.open(folder, candidate)
         facts: dict[str, Any] = {"number": number, "source": source, "params": candidate}
         folds: list[dict[str, Any]] = []
@@ -152,14 +157,14 @@ def _run_folds(
     offset = 0
     for fold, own in configs:
         place = Path(own.output_dir)
-        if (place / FOLD).is_file():
-            found = read_object(place / FOLD)
+        if (known := read_saved(FoldRecord, place / FOLD)) is not None:
+            found = known.model_dump()
         elif config.task == "forecast":
             with _failures():
                 found = forecast_fold(config, candidate, own, fold)
         else:
             found = _train_fold(config, own, fold, progress, offset, report)
-        if not (place / FOLD).is_file():
+        if known is None:
             with replacing_file(place / FOLD) as scratch:
                 write_json(scratch, found)
         done.append(found)

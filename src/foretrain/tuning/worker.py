@@ -23,7 +23,8 @@ from typing import Protocol
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from foretrain.errors import ConfigError, ForetrainError, Interrupted, TrainingError
+from foretrain.errors import ConfigError, DataError, ForetrainError, Interrupted, TrainingError
+from foretrain.printing import without_secrets
 from foretrain.processes import in_import, send_again
 from foretrain.tuning.adviser.adviser import Adviser
 from foretrain.tuning.adviser.fill import refill
@@ -32,10 +33,12 @@ from foretrain.tuning.leases import MOST_DEATHS, Heartbeat, Leases, LeaseState
 from foretrain.tuning.records import DEFAULT_TRIAL, Source, TrialRecord
 from foretrain.tuning.samplers import draw, identity, make_pruner
 from foretrain.tuning.space import Candidate, SearchSpace
-from foretrain.tuning.storage import open_storage
+from foretrain.tuning.storage import JOURNAL, open_storage
 from foretrain.tuning.study import PARENT, StudyFolder, open_study
 
 REFUSED = "refused"  # attribute of an enqueued trial that was none, with the reason; it does not count
+_STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
+_RESTORE = "Restore the study from a copy of its whole folder, or start a new one."
 _SOURCES: tuple[Source, ...] = ("default", "sampler", "adviser", "user")
 _PAUSE = 0.5  # seconds between two looks for a trial whose worker died
 _log = logging.getLogger(__name__)
@@ -325,9 +328,8 @@ class TuneWorker:
             for key, excess in excesses.items():
                 if key not in trial.constraints:
                     trial.set_constraint(key, excess)
-            state = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
             values = list(record.values) if record.state == "complete" and record.values else None
-            self._study.tell(trial, values, state[record.state])
+            self._study.tell(trial, values, _STATES[record.state])
         self._leases.drop(_lease_name(claim.number))
         running = [int(name) for name in self._leases.holders() if name.isdecimal()]
         if left := self._folder.trim(running):
@@ -344,17 +346,46 @@ def _adviser(folder: StudyFolder, space: SearchSpace) -> Adviser | None:
 
 
 def open_optuna(folder: StudyFolder) -> optuna.Study:
-    """Open Optuna's side of a study, which is created if it is not there."""
+    """Open Optuna's side of a study, which is created if it is not there.
+
+    Raises DataError for a storage that cannot be read, or does not fit the records of the trials.
+    """
     warnings.filterwarnings("ignore", module="optuna")
-    storage = open_storage(folder.path, folder.config.storage)
-    return optuna.create_study(
-        study_name=folder.name,
-        storage=storage,
-        directions=folder.directions,
-        load_if_exists=True,
-        sampler=optuna.samplers.RandomSampler(seed=folder.config.seed),
-        pruner=make_pruner(folder.config.pruner),
-    )
+    records = folder.records()  # before the storage, which knows of a trial before its record is written
+    where = f"{folder.path / JOURNAL}" if folder.config.storage is None else "storage"
+    try:
+        study = optuna.create_study(
+            study_name=folder.name,
+            storage=open_storage(folder.path, folder.config.storage),
+            directions=folder.directions,
+            load_if_exists=True,
+            sampler=optuna.samplers.RandomSampler(seed=folder.config.seed),
+            pruner=make_pruner(folder.config.pruner),
+        )
+        ways, trials = [way.name.lower() for way in study.directions], study.get_trials(deepcopy=False)
+    except (ForetrainError, OSError):
+        raise
+    except Exception as error:  # of Optuna, which takes what is there for what it wrote
+        said = without_secrets(" ".join(str(error).split()))[:300].rstrip(". ")
+        raise DataError(f"{where}: cannot be used: {type(error).__name__}: {said}. {_RESTORE}") from None
+    if ways != folder.directions:
+        raise DataError(f"{where}: its directions are {', '.join(ways)}, and those of study.yaml others. {_RESTORE}")
+    _check_records(where, records, trials)
+    return study
+
+
+def _check_records(where: str, records: list[TrialRecord], trials: list[FrozenTrial]) -> None:
+    """Raise DataError unless a storage knows the trials of the records, with the same values."""
+    for record in records:
+        if record.number == DEFAULT_TRIAL:
+            continue
+        trial = trials[record.number] if record.number < len(trials) else None
+        if trial is not None and not trial.state.is_finished() and identity(trial.params) == identity(record.params):
+            continue  # its worker ended between the two
+        values = None if trial is None or trial.state != TrialState.COMPLETE else tuple(trial.values)
+        told = None if trial is None else (trial.state, identity(trial.params), values)
+        if told != (_STATES[record.state], identity(record.params), record.values):
+            raise DataError(f"{where}: has another trial {record.number} than its record in trials/. {_RESTORE}")
 
 
 def _count(trials: list[FrozenTrial]) -> int:

@@ -10,6 +10,7 @@ try.
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import importlib
 import mmap
@@ -23,7 +24,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-SECONDS, KILLED, MEMORY, ADDRESSES = 10, 40, 1 << 30, 6 << 30
+SECONDS, KILLED, MEMORY, ADDRESSES = 10, 90, 1 << 30, 6 << 30
 SHOWN = 300  # characters of an error that the log keeps
 
 
@@ -141,13 +142,19 @@ def _main() -> int:
 
 
 def import_all() -> None:
-    """Import foretrain's modules, so that no command need."""
+    """Import foretrain's modules, so that no command need, and let typer build its commands once."""
+    import typer.main
+
     import foretrain
 
     for module in pkgutil.walk_packages(foretrain.__path__, "foretrain."):
         if not module.name.endswith("__main__"):
             with contextlib.suppress(ImportError):
                 importlib.import_module(module.name)
+    from foretrain.cli.app import app
+
+    typer.main.get_command = functools.cache(typer.main.get_command)
+    typer.main.get_command(app)
     gc.collect()
     gc.freeze()  # else collections would copy pages in every process
 

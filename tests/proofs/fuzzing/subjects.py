@@ -12,7 +12,7 @@ import json
 import random
 import shutil
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,8 +96,12 @@ def predictions() -> pd.DataFrame:
     )
 
 
-def make(base: Path, run: Run) -> list[Subject]:
-    """Write the templates below a folder; return every subject."""
+def make(base: Path, run: Run, prefixes: Sequence[str]) -> list[Subject]:
+    """Write the templates below a folder; return every subject, those of studies alone if no prefix is of others."""
+    from fuzzing import markets, studies  # which import this module
+
+    if all(prefix.startswith("study/") for prefix in prefixes):
+        return [*studies.subjects(base, run)]
     tables = base / "tables"
     tables.mkdir(parents=True)
     shutil.copytree(FIXTURES / "chronos2" / "finished" / "release", tables / "model")
@@ -107,9 +111,8 @@ def make(base: Path, run: Run) -> list[Subject]:
     found = [*_tables(tables, frame), *_texts(tables), *_models(base, tables, run)]
     for family in FAMILIES:
         found += _old(base, family)
-    from fuzzing import markets  # which imports this module
-
-    return [*found, *_corpora(tables), *_quick(base, tables, run), *markets.subjects(base, run)]
+    found += [*_corpora(tables), *_quick(base, tables, run), *markets.subjects(base, run)]
+    return [*found, *studies.subjects(base, run)]
 
 
 def _tables(folder: Path, frame: pd.DataFrame) -> Iterator[Subject]:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from datetime import datetime
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from foretrain.config import Section
 from foretrain.tuning.space import Value
 
+
+def _aware(text: str) -> str:
+    if datetime.fromisoformat(text).utcoffset() is None:
+        raise ValueError("has no time zone")
+    return text
+
+
+AwareText = Annotated[str, AfterValidator(_aware)]  # a time of ISO 8601 with its zone
 PastState = Literal["complete", "pruned", "failed", "running", "waiting"]
 
 
@@ -107,6 +116,6 @@ class ResponseLine(Section):
 
     kind: Literal["response"] = "response"
     exchange: int = Field(ge=0)
-    time: str
+    time: AwareText
     seconds: float
     response: SuggestionResponse

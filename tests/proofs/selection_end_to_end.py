@@ -1,0 +1,204 @@
+"""Tune a linear model on prices that hold nothing, and on prices that hold something, and test the best of the trials.
+
+    python tests/proofs/selection_end_to_end.py [--repeats 10] [--trials 12] [--validations 2] [--only noise,planted]
+                                                [--json benchmarks/results/selection-end-to-end.json]
+
+As selection_noise.py, but with trained models: each repeat makes a corpus of new series, and a worker of `foretrain
+tune` in this process searches which of some models to fine-tune, with which learning rate and weight decay. The models
+are linear ones that were fitted to random walks, each to others, and so forecast nearly no change. Prices of `noise`
+are random walks; in `planted` a return is --memory times the one before it plus noise. Each trial validates
+--validations times, and keeps the weights that did best, as every run does.
+
+The best trial is that of the search, by its skill against no change on the validation part. It is called better if
+selected_edge, over the losses of all trials, gives p <= 0.05. What it is worth is measured on the test part, which is
+as long, and which no trial has read. The exit code is 1 if noise is called an edge more often than a rate of 5% makes
+credible, or the planted one in less than 80% of repeats.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from foretrain import load
+from foretrain.config import build
+from foretrain.data.importers import import_corpus
+from foretrain.distributed.world import World
+from foretrain.evaluation.significance import lag_in_origins
+from foretrain.models.linear.ridge import Examples, fit_linear
+from foretrain.reading import read_object
+from foretrain.run.build import open_source
+from foretrain.run.train import build_validation
+from foretrain.tuning.candidates import fold_configs
+from foretrain.tuning.config import TuneConfig
+from foretrain.tuning.losses import loss_matrix, matrix_of
+from foretrain.tuning.records import TrialRecord
+from foretrain.tuning.selection import SelectedEdge, selected_edge
+from foretrain.tuning.study import create_study, ranked
+from foretrain.tuning.trial import FOLD, run_trial, scored_losses
+from foretrain.tuning.worker import TuneWorker
+
+LEVEL = 0.05
+CONTEXT, HORIZON, ORIGINS, ITEMS, TRAINED = 32, 2, 60, 6, 400
+PART = ORIGINS * HORIZON  # steps of the validation part, and of the test part
+STEPS = 40  # of a trial
+MODELS, WALKS = 6, 20_000  # models to start from, random walks that each was fitted to
+SPACE = {
+    "optimizer.learning_rate": {"kind": "float", "low": 1e-5, "high": 1e-2, "log": True},
+    "optimizer.weight_decay": {"kind": "float", "low": 1e-4, "high": 1e-1, "log": True},
+}
+
+
+def prices(draws: np.random.Generator, memory: float) -> pd.DataFrame:
+    """Return daily prices of some items, a row each; memory: share of a return that the next one repeats."""
+    length, parts = TRAINED + 2 * PART, []
+    for item in range(ITEMS):
+        returns = draws.standard_normal(length)
+        for step in range(1, length):
+            returns[step] += memory * returns[step - 1]
+        days = pd.date_range("2020-01-01", periods=length, freq="D")
+        parts.append(pd.DataFrame({"item_id": f"i{item}", "timestamp": days, "target": 1000 + returns.cumsum()}))
+    return pd.concat(parts)
+
+
+def start_models(folder: Path) -> list[str]:
+    """Write linear models that were fitted to random walks; return their folders."""
+    found = []
+    for number in range(MODELS):
+        walks = np.random.default_rng(number).standard_normal((WALKS, CONTEXT + HORIZON)).cumsum(axis=1)
+        old = np.arange(WALKS) < WALKS * 3 // 4
+        (folder / f"start-{number}").mkdir()
+        fit_linear(Examples(walks[:, :CONTEXT], walks[:, CONTEXT:], old, ~old)).save_release(folder / f"start-{number}")
+        found.append(str(folder / f"start-{number}"))
+    return found
+
+
+def config_of(folder: Path, models: list[str], seed: int, trials: int, validations: int) -> TuneConfig:
+    """Return the study of a repeat."""
+    every = max(1, STEPS // validations)
+    settings = {
+        "model": {"model_id": models[0]},
+        "training.batch_size": 32,
+        "data.corpora": [{"path": str(folder / "corpus")}],
+        "data.context_length": CONTEXT,
+        "data.prediction_length": HORIZON,
+        "data.validation_steps": PART,
+        "data.test_steps": PART,
+        "training.max_steps": STEPS,
+        "training.validate_every": every,
+        "training.checkpoint_every": every,
+        "training.best_metric": "val_skill",
+        "optimizer.schedule": {"kind": "constant"},
+        "evaluation.num_windows": ORIGINS,
+        "evaluation.seasonality": 1,
+        "seed": seed,
+    }
+    space = {**SPACE, "model.model_id": {"kind": "categorical", "choices": models}}
+    tree = {
+        "output_dir": str(folder / "study"), "run": "linear/quick", "set": settings, "space": space, "trials": trials,
+        "objectives": [{"metric": "val_skill"}], "sampler": {"kind": "tpe", "startup_trials": 6}, "seed": seed,
+    }  # fmt: skip
+    return build(TuneConfig, tree, source="this script")
+
+
+def repeat(seed: int, memory: float, models: list[str], trials: int, validations: int) -> dict[str, Any]:
+    """Return what one search comes to."""
+    block = lag_in_origins(HORIZON, HORIZON) + 1
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        prices(np.random.default_rng([seed, memory > 0]), memory).to_csv(folder / "prices.csv", index=False)
+        import_corpus([folder / "prices.csv"], folder / "corpus")
+        study = create_study(config_of(folder, models, seed, trials, validations), resume=False)
+        TuneWorker(study, run_trial).run()
+        complete = [one for one in study.records() if one.state == "complete" and one.number >= 0]
+        assert len(complete) == trials, [one.message for one in study.records()]
+        winner = ranked(complete, study.directions)[0]
+        matrix = loss_matrix({one.number: study.trial(one.number) for one in complete})
+        assert len(matrix.values) == ORIGINS
+        best = matrix.trials.index(winner.number)
+        found = selected_edge(matrix.values, matrix.naive, best, block=block, seed=seed)
+        assert winner.values is not None and abs(found.edge - winner.values[0]) < 1e-6
+        later = later_edge(study.config, winner, study.trial(winner.number) / "fold-0", block)
+    assert found.p_value is not None and found.p_single is not None
+    return {
+        "looks": found.edge > 0,
+        "called_alone": found.p_single <= LEVEL,
+        "called": found.p_value <= LEVEL,
+        "called_later": later.p_value is not None and later.p_value <= LEVEL,
+        "edge": found.edge,
+        "edge_later": later.edge,
+        "p_value": found.p_value,
+    }
+
+
+def later_edge(config: TuneConfig, winner: TrialRecord, run: Path, block: int) -> SelectedEdge:
+    """Return the edge of a trial's chosen weights on the test part, which lies behind the part that chose them."""
+    later = config.model_copy(update={"set": {**config.set, "data.test_steps": 0}})
+    ((fold, own),) = fold_configs(later, winner.params, run.with_name("later"))
+    own, source = open_source(own)
+    model = load(run / "checkpoints" / f"step-{read_object(run / FOLD)['step']:08d}").model
+    validation = build_validation(own, source, model, World.start("cpu", 1, own.deadlines))
+    assert validation is not None
+    matrix = matrix_of({winner.number: scored_losses(validation, model, fold)[0]})
+    return selected_edge(matrix.values, matrix.naive, 0, block=block)
+
+
+def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return counts, and medians of the edges."""
+    counts = {name: sum(row[name] for row in rows) for name in ("looks", "called_alone", "called", "called_later")}
+    edges = {name: float(np.median([row[name] for row in rows])) for name in ("edge", "edge_later")}
+    return {"repeats": len(rows), **counts, **edges, "p_values": sorted(round(row["p_value"], 4) for row in rows)}
+
+
+def main() -> int:
+    """Run the repeats, print counts, and return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--trials", type=int, default=12)
+    parser.add_argument("--validations", type=int, default=2)
+    parser.add_argument("--memory", type=float, default=0.6)
+    parser.add_argument("--only", default="noise,planted")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    told: dict[str, Any] = {
+        "machine": f"{platform.machine()} ({os.cpu_count()} cores)",
+        "settings": {name: value for name, value in vars(args).items() if name not in ("json", "only")},
+    }
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as name:
+        models = start_models(Path(name))
+        for kind in args.only.split(","):
+            memory = args.memory if kind == "planted" else 0.0
+            rows = []
+            for seed in range(args.repeats):
+                rows.append(repeat(seed, memory, models, args.trials, args.validations))
+                print(json.dumps({"kind": kind, "seed": seed, **rows[-1]}), flush=True)
+            told[kind] = found = summary(rows)
+            print(
+                f"{kind}: of {found['repeats']} repeats the best of {args.trials} trials looks better than no change "
+                f"in {found['looks']}, is called better as if it were the only trial in {found['called_alone']}, "
+                f"corrected for the choice in {found['called']}; median edge {100 * found['edge']:.2f}%, on the test "
+                f"part {100 * found['edge_later']:.2f}% (called better there: {found['called_later']})",
+                flush=True,
+            )
+    told["seconds"] = round(time.monotonic() - began)
+    if args.json:
+        args.json.write_text(json.dumps(told, indent=1) + "\n")
+    # as many as a rate of 5% gives in one of 100 tries
+    most = int(stats.binom.ppf(0.99, args.repeats, LEVEL))
+    too_many = told.get("noise", {"called": 0})["called"] > most
+    return int(too_many or told.get("planted", {"called": args.repeats})["called"] < 0.8 * args.repeats)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
