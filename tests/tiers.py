@@ -27,6 +27,7 @@ NEVER = "parity or gpu"  # `make parity` and `make gpu` run these
 # Left out of the quick tier: all that take more than a second of CPU (`pytest --durations=0`), but for the contract of
 # all families and the architecture. What stays covers every package.
 SLOW = (
+    "tests/tuning/test_final.py",
     "tests/tuning/test_folds.py",
     "tests/tuning/test_report.py",
     "tests/tuning/test_trial.py",

@@ -222,6 +222,7 @@ def _run(config: TuneConfig, resume: bool) -> None:
         )
     typer.echo(f"all trials: foretrain tune show {place}; the config of the best: foretrain tune best {place}")
     typer.echo(f"history, importance and pictures: foretrain tune report {place} --html")
+    typer.echo(f"the winner beside the run and naive on the test part: foretrain tune report {place} --final")
 
 
 def _describe(config: TuneConfig) -> None:

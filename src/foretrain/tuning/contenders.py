@@ -18,7 +18,7 @@ from typing import Any
 from foretrain.atomic import remove, replacing_file, write_json
 from foretrain.data.synthetic.generated import AnySource
 from foretrain.distributed.world import World
-from foretrain.errors import ConfigError, ModelError
+from foretrain.errors import ConfigError, Interrupted, ModelError
 from foretrain.evaluation.validation import chosen_options
 from foretrain.forecasting.parents import with_ancestry
 from foretrain.forecasting.predictor import load
@@ -140,10 +140,14 @@ def _train(own: RunConfig, fingerprint: str, name: str, say: Say) -> Path:
         say(f"{name}: was trained before, in {folder}")
         return release
     say(f"{name}: training in {folder}; its log: {folder / _LOG}")
-    with quiet(folder / _LOG):
-        resolved, source = open_source(own)
-        world = World.start(own.device, own.threads, own.deadlines)
-        train_run(resolved, resume="auto", world=world, source=source)
+    try:
+        with quiet(folder / _LOG):
+            resolved, source = open_source(own)
+            world = World.start(own.device, own.threads, own.deadlines)
+            train_run(resolved, resume="auto", world=world, source=source)
+    except Interrupted:
+        say(f"{name}: stopped at a checkpoint, before the test part was opened; the same command goes on")
+        raise
     return release
 
 

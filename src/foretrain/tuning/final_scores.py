@@ -140,7 +140,18 @@ def search_edges(
 
     folds: the run as it stands, of each fold. Every trial that might have won counts: those with losses through the
     draws of selected_edge; those that were pruned have none, and each adds the p-value of a single one (Bonferroni).
+    Losses that cannot be compared give the reason in the place of figures.
     """
+    try:
+        return _search_edges(study, winner, folds, source)
+    except DataError as error:
+        nothing = {"edge": None, "p_value": None, "reason": " ".join(str(error).split())}
+        return {DEFAULT: nothing, "naive": nothing}
+
+
+def _search_edges(
+    study: StudyFolder, winner: TrialRecord, folds: Sequence[RunConfig], source: AnySource
+) -> dict[str, dict[str, Any]]:
     records = study.records()
     able = [record.number for record in ranked(records, study.directions)]
     able += [] if winner.number in able else [winner.number]
@@ -151,7 +162,7 @@ def search_edges(
     block = max(block_of(_panel(own, source)) for own in folds)
     pruned = sum(record.state == "pruned" for record in records)
     return {
-        against: _counted(_edge(matrix, able, winner.number, losses, block), pruned, block)
+        against: counted_edge(_edge(matrix, able, winner.number, losses, block), pruned, block)
         for against, losses in references.items()
     }
 
@@ -165,7 +176,7 @@ def _edge(matrix: LossMatrix, able: Sequence[int], winner: int, losses: np.ndarr
     return selected_edge(matrix.values[:, columns], losses, able.index(winner), block=block)
 
 
-def _counted(edge: SelectedEdge, pruned: int, block: int) -> dict[str, Any]:
+def counted_edge(edge: SelectedEdge, pruned: int, block: int) -> dict[str, Any]:
     """Return an edge as JSON data, with the p-value that counts pruned trials too."""
     p_value = None
     if edge.p_value is not None and edge.p_single is not None:

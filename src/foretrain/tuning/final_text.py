@@ -174,7 +174,8 @@ def _selection(tree: Tree) -> list[str]:
             continue
         size = "" if edge["edge"] is None else f"its loss is {abs(edge['edge']):.1%} {_below(edge['edge'])}. "
         if edge["p_value"] is None:
-            lines.append(f"{head}{size}Whether that is more than the choice gives cannot be told: {edge['reason']}.")
+            why = edge["reason"].rstrip(".")
+            lines.append(f"{head}{size}Whether its edge is more than the choice gives cannot be told: {why}.")
             continue
         lines.append(f"{head}{size}{_counted(tree, edge)}")
     return lines
