@@ -141,14 +141,17 @@ def draw_fans(fans: Sequence[Fan]) -> Figure:
     return drawn
 
 
-def one_legend(drawn: Figure, axes: Sequence[Axes], more: dict[str, Any]) -> None:
-    """Draw one legend below the figure: every label of the panels once, then `more` (label -> handle)."""
+def one_legend(drawn: Figure, axes: Sequence[Axes], more: dict[str, Any], most: int = 6) -> None:
+    """Draw one legend below the figure: every label of the panels once, then `more` (label -> handle).
+
+    most: entries of a row.
+    """
     entries: dict[str, Any] = {}
     for ax in axes:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)
     entries |= more
-    drawn.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=min(6, len(entries)))
+    drawn.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=min(most, len(entries)))
 
 
 def _band_keys(levels: Sequence[float]) -> dict[str, Any]:

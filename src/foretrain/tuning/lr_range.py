@@ -249,5 +249,5 @@ def draw_range(found: RateRange, name: str) -> Figure:
     top.set_ylabel("training loss")
     below.set_ylabel("gradient norm")
     below.set_xlabel("learning rate (grows by the same factor in every step)")
-    one_legend(drawn, [top], {})
+    one_legend(drawn, [top], {}, most=3)
     return drawn

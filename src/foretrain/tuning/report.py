@@ -179,14 +179,13 @@ def _importance_lines(facts: dict[str, Any]) -> list[str]:
         if found["reason"] is not None:
             lines.append(f"importance for {objective['metric']}: none, since {found['reason']}")
             continue
-        of = f"the best {found['best']} of {found['trials']} trials"
-        lines += [f"importance for {objective['metric']}, by {of}: {MEANING}"]
+        lines.append(f"importance for {objective['metric']}, by the best {found['best']} of {found['trials']} trials")
         rows = []
         for key, one in found["keys"].items():
             full = "█" * round(_BAR * one["share"])
             rows.append((f"  {key}", f"{one['share']:.0%}", full, "" if one["above_chance"] else "within chance"))
         lines += columns(rows, numbers=(1,))
-    return lines
+    return [*lines, *([MEANING] if any(found["keys"] for found in facts["importance"]) else [])]
 
 
 def _best_lines(facts: dict[str, Any]) -> list[str]:

@@ -121,7 +121,7 @@ def draw_history(of: StudyPictures) -> Figure | None:
         label_panel(ax, "Value of each trial" if not column else "", of.label(column))
         logarithmic(ax, values)
     axes[-1, 0].set_xlabel("trial")
-    one_legend(drawn, list(axes.flat), {})
+    one_legend(drawn, list(axes.flat), {}, most=4)
     return drawn
 
 
@@ -165,7 +165,7 @@ def draw_importance(of: StudyPictures) -> Figure | None:
     if not told:
         return None
     keys = max(len(found["keys"]) for _, found in told)
-    drawn, axes = figure(4.6 * len(told) + 2.6, 1.7 + 0.36 * keys, 1, len(told))
+    drawn, axes = figure(4.4 * len(told) + 2.6, 1.7 + 0.36 * keys, 1, len(told))
     for ax, (column, found) in zip(axes[0], told, strict=True):
         names = list(found["keys"])[::-1]
         shares = [100 * found["keys"][name]["share"] for name in names]
@@ -176,9 +176,8 @@ def draw_importance(of: StudyPictures) -> Figure | None:
         ax.set_yticks(range(len(names)), [short(name, 34) for name in names])
         ax.set_xlim(0, 1.14 * max(shares))
         ax.grid(axis="y", visible=False)
-        ax.set_xlabel("share, percent")
-        best = f"best {found['best']} of {found['trials']} trials"
-        ax.set_title(f"What separates the {best}: {short(of.metrics[column], 30)}", loc="left")
+        ax.set_xlabel("share of what separates them, percent")
+        ax.set_title(f"{short(of.metrics[column], 24)}: the best {found['best']} of {found['trials']}", loc="left")
     from matplotlib.patches import Patch
 
     keys_of = {"more than chance gives": Patch(color=BLUE), "within chance": Patch(color=_PRUNED)}
@@ -208,7 +207,7 @@ def draw_slices(of: StudyPictures) -> Figure | None:
     ended = [value for record in of.search if record.state == "pruned" and (value := last_value(record)) is not None]
     for ax in axes.flat:
         logarithmic(ax, [*(_value(record, 0) for record in complete), *ended])
-    one_legend(drawn, list(axes.flat), {})
+    one_legend(drawn, list(axes.flat), {}, most=4)
     return drawn
 
 
@@ -256,9 +255,11 @@ def draw_parallel(of: StudyPictures) -> Figure | None:
     for record in sorted(complete, key=lambda one: _value(one, 0), reverse=not _higher(of)):
         heights = [*_heights(of, record.params), scale(_value(record, 0))]
         ax.plot(range(last + 1), heights, color=cmap(norm(_value(record, 0))), lw=1.3, alpha=0.75)
-    for record in of.best[:1]:
+    name = f"best {of.metrics[0]}" if len(of.metrics) > 1 else "best"
+    leaders = sorted(of.best, key=lambda one: _value(one, 0), reverse=_higher(of))
+    for record in leaders[:1]:
         ax.plot(range(last + 1), [*_heights(of, record.params), scale(_value(record, 0))], color=ORANGE, lw=2.8,
-                marker="*", ms=11, mec="white", mew=0.6, zorder=5, label=f"best: trial {record.number}")  # fmt: skip
+                marker="*", ms=11, mec="white", mew=0.6, zorder=5, label=f"{name}: trial {record.number}")  # fmt: skip
     if of.default is not None and of.default.values and of.defaults:
         ax.plot(range(last + 1), [*_heights(of, of.defaults), scale(of.default.values[0])], color=BLACK, lw=1.8,
                 ls=(0, (5, 2)), marker="D", ms=5, mfc="white", zorder=6, label="the run as it stands")  # fmt: skip
@@ -266,7 +267,7 @@ def draw_parallel(of: StudyPictures) -> Figure | None:
     bar = drawn.colorbar(ScalarMappable(norm, cmap), ax=ax, pad=0.01, aspect=30, extend=_extend(of, norm, values))
     bar.set_label(of.label(0))
     bar.outline.set_visible(False)
-    one_legend(drawn, [ax], {})
+    one_legend(drawn, [ax], {}, most=4)
     return drawn
 
 
@@ -341,7 +342,7 @@ def draw_pareto(of: StudyPictures) -> Figure | None:
         _pareto_panel(ax, of, complete, (a, b))
     for ax in list(axes.flat)[len(pairs) :]:
         ax.set_visible(False)
-    one_legend(drawn, list(axes.flat), {})
+    one_legend(drawn, list(axes.flat), {}, most=2 if len(pairs) == 1 else 4)
     return drawn
 
 
@@ -400,7 +401,7 @@ def draw_learning_curves(of: StudyPictures) -> Figure | None:
     if len(steps) <= _FEW_STEPS:
         ax.set_xticks(steps)
     ax.set_xlabel("optimizer step")
-    one_legend(drawn, [ax], {})
+    one_legend(drawn, [ax], {}, most=4)
     return drawn
 
 
