@@ -206,8 +206,23 @@ def curves_of(surrogate: Surrogate, sampler: str, repeats: int, trials: int) -> 
 def one_study(surrogate: Surrogate, space: SearchSpace, sampler: str, seed: int, trials: int) -> list[float]:
     """Return the excess of the chosen trial after each trial of a study."""
     truth, noise = surrogate.truth(np.random.default_rng(seed)), np.random.default_rng([seed, 1])
-    study = optuna.create_study(sampler=_sampler(sampler, seed))
-    chosen, lowest, curve = math.inf, math.inf, list[float]()
+    excesses: list[float] = []
+
+    def noisy(candidate: Candidate) -> float:
+        excesses.append(truth(candidate))
+        return excesses[-1] + surrogate.noise * noise.standard_normal()
+
+    values = searched(space, sampler, seed, trials, noisy)
+    best = [int(np.argmin(values[: count + 1])) for count in range(trials)]
+    return [excesses[number] for number in best]
+
+
+def searched(
+    space: SearchSpace, sampler: str, seed: int, trials: int, value: Callable[[Candidate], float], startup: int = 10
+) -> list[float]:
+    """Return the values of the trials of one study; startup: random ones before TPE and GP begin."""
+    study = optuna.create_study(sampler=_sampler(sampler, seed, startup))
+    found: list[float] = []
     with tempfile.TemporaryDirectory() as folder, FakeServer([descend] * trials) as server:
         adviser = None
         if sampler == SAMPLERS[0]:
@@ -217,23 +232,19 @@ def one_study(surrogate: Surrogate, space: SearchSpace, sampler: str, seed: int,
             if adviser is not None:
                 refill(study, adviser, trials - number)
             trial = study.ask()
-            excess = truth(space.suggest(trial))
-            value = excess + surrogate.noise * noise.standard_normal()
-            study.tell(trial, value)
-            if value < lowest:
-                chosen, lowest = excess, value
-            curve.append(chosen)
+            found.append(value(space.suggest(trial)))
+            study.tell(trial, found[-1])
         if server.faults:
             raise SystemExit(f"requests that a strict server refuses: {server.faults}")
-    return curve
+    return found
 
 
-def _sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
+def _sampler(name: str, seed: int, startup: int) -> optuna.samplers.BaseSampler:
     if name == "random":
         return optuna.samplers.RandomSampler(seed=seed)
     if name == "gp":
-        return optuna.samplers.GPSampler(seed=seed, n_startup_trials=10)
-    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=10, multivariate=True, group=True)
+        return optuna.samplers.GPSampler(seed=seed, n_startup_trials=startup)
+    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup, multivariate=True, group=True)
 
 
 def page(facts: dict[str, Any], repeats: int) -> str:

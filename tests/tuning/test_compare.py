@@ -17,6 +17,7 @@ from foretrain.cli import tune
 from foretrain.cli.app import app
 from foretrain.config import dump_yaml
 from foretrain.errors import ConfigError, DataError
+from foretrain.run.shipped import shipped_config
 from foretrain.tuning.compare import check_windows, compare_studies, load_comparison, studies_of
 from foretrain.tuning.config import TuneConfig
 from foretrain.tuning.losses import read_losses
@@ -74,12 +75,14 @@ def test_searches_end_in_one_table_that_can_be_shown_and_gone_on_with(tmp_path: 
         trial = out / row["study"] / "trials" / f"{row['trial']:04d}"
         table = read_losses(trial / "losses.parquet")
         loss, naive, steps = (np.array(table.column(name)) for name in ("loss", "naive", "steps"))
-        assert row["edge"] == pytest.approx(1 - (loss * steps).sum() / (naive * steps).sum(), rel=1e-9)
+        assert row["over_naive"] == pytest.approx(1 - (loss * steps).sum() / (naive * steps).sum(), rel=1e-9)
         record = json.loads((trial / "result.json").read_text())
         assert row["best"] == record["values"][0]
         # naive's own figure is of the same unit and windows: the skill of a trial in scaled error follows from both
-        assert record["metrics"]["val_skill"] == pytest.approx(row["edge"], rel=1e-6)
-    assert "| " not in text and all(row["p_value"] is None for row in found["rows"])
+        assert record["metrics"]["val_skill"] == pytest.approx(row["over_naive"], rel=1e-6)
+        beside = read_losses(trial.parent / "default" / "losses.parquet")
+        assert row["over_default"] == pytest.approx(1 - loss.sum() / np.array(beside.column("loss")).sum(), rel=1e-9)
+    assert all(row["p_naive"] is None is row["p_default"] for row in found["rows"])
     assert said("tune", "show", out).splitlines()[0] == head
     with pytest.raises(ConfigError, match=r"holds a comparison\. Go on with it by --resume"):
         said("tune", both)
@@ -142,3 +145,11 @@ def test_studies_that_cannot_stand_in_one_table_are_refused(tmp_path: Path):
         load_comparison(write_comparison(tmp_path, first))
     with pytest.raises(ConfigError, match="unknown key"):
         load_comparison(write_comparison(tmp_path, first, other), ["trials=3"])
+
+
+def test_the_shipped_comparison_is_of_searches_on_one_period():
+    studies = studies_of(load_comparison(shipped_config("tune/compare")))
+    assert list(studies) == ["toto", "toto2", "kronos", "chronos2", "linear"]
+    keys = ("corpora", "min_context", "prediction_length", "validation_from", "test_from")
+    windows = {tuple(map(str, (study.set.get(f"data.{key}") for key in keys))) for study in studies.values()}
+    assert len(windows) == 1 and {study.set["evaluation.num_windows"] for study in studies.values()} == {25}

@@ -12,6 +12,7 @@ from foretrain.config import build
 from foretrain.errors import ConfigError
 from foretrain.run.shipped import config_folder, find_config
 from foretrain.run.stages import load_any
+from foretrain.tuning.candidates import check_keys
 from foretrain.tuning.config import TuneConfig, load_study_config
 from foretrain.tuning.space import SearchSpace
 
@@ -133,10 +134,12 @@ def test_every_shipped_search_is_of_a_run_that_is_there_and_tries_keys_of_its_co
         if path.name == "compare.yaml":  # it names others of these (tests/tuning/test_compare.py)
             continue
         study = load_study_config(path)
+        check_keys(study)
         values = {key: SearchSpace(study.space).parameters[key].fitted(low_of(study, key)) for key in study.space}
-        assert load_any(find_config(Path(study.run))[0], [*study.set.items(), *values.items()])
+        of_run = values if study.task == "train" else {}
+        assert load_any(find_config(Path(study.run))[0], [*study.set.items(), *of_run.items()])
     assert [path.stem for path in found] == [
-        "chronos2", "compare", "folds", "kronos", "linear", "quick", "toto", "toto2"
+        "chronos2", "compare", "folds", "forecast", "kronos", "linear", "quick", "toto", "toto2"
     ]  # fmt: skip
 
 

@@ -22,6 +22,7 @@ from pydantic import Field
 from foretrain.atomic import replacing_file, write_json, write_text
 from foretrain.config import Section, apply_overrides, build, dump_yaml, override_of, read_yaml
 from foretrain.errors import ConfigError, DataError
+from foretrain.evaluation.scored import Array
 from foretrain.evaluation.significance import lag_in_origins
 from foretrain.evaluation.validation import Validation
 from foretrain.models import family
@@ -40,6 +41,7 @@ from foretrain.tuning.study import COMPARE, StudyFolder, directions, open_study,
 SHARED = "shared"
 _NAIVE, _TABLE = "compare.json", "comparison.json"
 _ROWS = ("fold", "cutoff", "corpus", "item", "target", "steps")
+_Edges = tuple[SelectedEdge | None, SelectedEdge | None]  # over naive, and over the run as it stands
 _CLOSE = 1e-5  # naive's losses are computed in single precision
 
 
@@ -55,8 +57,9 @@ class CompareConfig(Section):
 class Row:
     """A study in the table.
 
-    best, default, naive: the first objective, None if there is none. edge: of the best over naive, in mean scaled
-    error; NaN without a best. p_value: one-sided, corrected for the choice among the trials of all studies.
+    best, default, naive: the first objective, None if there is none. over_naive, over_default: edges of the best in
+    mean scaled error, None without a best or without the other one. p_naive: one-sided, corrected for the choice among
+    the trials of all studies; p_default: among those of this one.
     """
 
     study: str
@@ -65,8 +68,10 @@ class Row:
     best: float | None
     default: float | None
     naive: float | None
-    edge: float | None
-    p_value: float | None
+    over_naive: float | None
+    p_naive: float | None
+    over_default: float | None
+    p_default: float | None
     reason: str | None
 
 
@@ -184,7 +189,7 @@ def compare_studies(path: Path) -> Comparison:
     edges, trials, dates = _edges(folders)
     config = next(iter(folders.values())).config
     metric, way = config.objectives[0].metric, directions(config)[0]
-    rows = [_row(name, folder, naive.get(metric), edges.get(name)) for name, folder in folders.items()]
+    rows = [_row(name, folder, naive.get(metric), edges.get(name, (None, None))) for name, folder in folders.items()]
     sign = -1.0 if way == "maximize" else 1.0
     rows.sort(key=lambda row: math.inf if row.best is None else sign * row.best)
     found = Comparison(metric, tuple(rows), trials, dates)
@@ -195,12 +200,23 @@ def compare_studies(path: Path) -> Comparison:
 
 def comparison_lines(found: Comparison) -> list[str]:
     """Return the table in lines of text, and what its figures mean."""
-    head = ("study", "trials", f"best {found.metric}", "trial", "default", "naive", "edge over naive", "p")
+    head = (
+        "study",
+        "trials",
+        f"best {found.metric}",
+        "trial",
+        "default",
+        "naive",
+        "over naive",
+        "p",
+        "over default",
+        "p",
+    )
     body = [
         (
             row.study, str(row.trials), _shown(row.best), "-" if row.trial is None else str(row.trial),
-            _shown(row.default), _shown(row.naive),
-            "-" if row.edge is None else f"{row.edge:+.1%}", "-" if row.p_value is None else f"{row.p_value:.3g}",
+            _shown(row.default), _shown(row.naive), _share(row.over_naive), _shown(row.p_naive, 3),
+            _share(row.over_default), _shown(row.p_default, 3),
         )
         for row in found.rows
     ]  # fmt: skip
@@ -211,17 +227,22 @@ def comparison_lines(found: Comparison) -> list[str]:
     reasons = dict.fromkeys(row.reason for row in found.rows if row.reason is not None)
     return [
         *lines,
-        f"Figures are of the validation that chose the best, {found.dates} dates. The edge is in mean scaled error; p "
-        f"is one-sided, and counts the choice among all {found.trials} complete trials.",
+        f"Figures are of the validation that chose the best, {found.dates} dates. Edges are in mean scaled error, p is "
+        f"one-sided: over naive it counts the choice among all {found.trials} complete trials, over the run as it "
+        "stands (default) that among the trials of the study.",
         *(f"no p: {reason}" for reason in reasons),
     ]
 
 
-def _shown(value: float | None) -> str:
-    return "-" if value is None else f"{value:.5g}"
+def _shown(value: float | None, digits: int = 5) -> str:
+    return "-" if value is None else f"{value:.{digits}g}"
 
 
-def _row(name: str, folder: StudyFolder, naive: float | None, edge: SelectedEdge | None) -> Row:
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:+.1%}"
+
+
+def _row(name: str, folder: StudyFolder, naive: float | None, edges: _Edges) -> Row:
     records = folder.records()
     best = _best(folder, records)
     default = next((one.values for one in records if one.number == DEFAULT_TRIAL), None)
@@ -232,9 +253,11 @@ def _row(name: str, folder: StudyFolder, naive: float | None, edge: SelectedEdge
         None if best is None or best.values is None else best.values[0],
         None if default is None else default[0],
         naive,
-        None if edge is None else edge.edge,
-        None if edge is None else edge.p_value,
-        None if edge is None else edge.reason,
+        None if edges[0] is None else edges[0].edge,
+        None if edges[0] is None else edges[0].p_value,
+        None if edges[1] is None else edges[1].edge,
+        None if edges[1] is None else edges[1].p_value,
+        None if edges[0] is None else edges[0].reason,
     )
 
 
@@ -244,25 +267,39 @@ def _best(folder: StudyFolder, records: Sequence[TrialRecord]) -> TrialRecord | 
     return able[0] if able else None
 
 
-def _edges(folders: dict[str, StudyFolder]) -> tuple[dict[str, SelectedEdge], int, int]:
-    """Return the edge of each study's best over naive, the number of trials they are chosen among, and of dates."""
-    tables, columns = list[pa.Table](), dict[str, int]()
+def _edges(folders: dict[str, StudyFolder]) -> tuple[dict[str, _Edges], int, int]:
+    """Return the edges of each study's best, the number of trials that they are chosen among, and of dates."""
+    tables = dict[tuple[str, int], pa.Table]()
     for name, folder in folders.items():
-        records = ranked(folder.records(), folder.directions)
-        best = _best(folder, records)
-        for record in records:
-            if best is not None and record.number == best.number:
-                columns[name] = len(tables)
-            tables.append(read_losses(folder.trial(record.number) / LOSSES))
-    if not tables:
+        records = folder.records()
+        defaults = [one for one in records if one.number == DEFAULT_TRIAL and one.state == "complete"]
+        for record in [*ranked(records, folder.directions), *defaults]:
+            tables[name, record.number] = read_losses(folder.trial(record.number) / LOSSES)
+    trials = [key for key in tables if key[1] != DEFAULT_TRIAL]
+    if not trials:
         return {}, 0, 0
-    for table in tables[1:]:
-        if (what := _difference(tables[0], table)) is not None:
+    first = tables[trials[0]]
+    for table in tables.values():
+        if (what := _difference(first, table)) is not None:
             raise DataError(f"trials of these studies were scored on {what}, so their losses cannot be compared.")
-    matrix = matrix_of(dict(enumerate(tables)))
-    block = _overlap(next(iter(folders.values())).config)
-    edges = {name: selected_edge(matrix.values, matrix.naive, column, block=block) for name, column in columns.items()}
-    return edges, len(tables), len(matrix.naive)
+    matrix = matrix_of(dict(enumerate(tables.values())))
+    column = {key: number for number, key in enumerate(tables)}
+    block, found = _overlap(next(iter(folders.values())).config), dict[str, _Edges]()
+    for name, folder in folders.items():
+        if (best := _best(folder, folder.records())) is None:
+            continue
+        winner, own = (name, best.number), [key for key in trials if key[0] == name]
+        default = column.get((name, DEFAULT_TRIAL))
+
+        def edge(reference: Array, among: list[tuple[str, int]], winner: tuple[str, int] = winner) -> SelectedEdge:
+            values = matrix.values[:, [column[key] for key in among]]
+            return selected_edge(values, reference, among.index(winner), block=block)
+
+        found[name] = (
+            edge(matrix.naive, trials),
+            None if default is None else edge(matrix.values[:, default], own),
+        )
+    return found, len(trials), len(matrix.naive)
 
 
 def _overlap(config: TuneConfig) -> int:
