@@ -91,3 +91,29 @@ def test_a_hole_in_a_week_of_history_is_a_gap_and_thin_minutes_are_no_closure() 
     thin = every[np.random.default_rng(0).random(len(every)) < 0.6]
     week = Week.of(thin, "min")
     assert week is not None and not week.has_closures
+
+
+def test_an_outage_in_three_weeks_of_hours_is_a_gap_and_no_closed_time() -> None:
+    times = np.delete(axis("2018-03-25", "h", 499), np.arange(487, 497))
+    times = np.delete(times, np.arange(300, 310))
+    assert find_gaps(times, "h")[1].tolist() == [10, 10]
+
+
+def test_minutes_without_a_bar_here_and_there_are_no_edge_of_a_session() -> None:
+    every = np.arange(0, 28 * DAY, MINUTE, dtype=np.int64)
+    slot = every % DAY // MINUTE
+    lonely = np.isin(slot, np.random.default_rng(0).choice(1440, 100, replace=False))  # never a bar
+    night = slot >= 1380
+    week = Week.of(every[~lonely & ~night], "min")
+    assert week is not None and week.open.mean() == 1380 / 1440
+    hole = (every >= 20 * DAY + 595 * MINUTE) & (every < 20 * DAY + 700 * MINUTE)
+    kept = every[~lonely & ~night & ~hole]
+    at, missing = find_gaps(kept, "min")
+    assert np.diff(kept)[at - 1].max() >= 105 * MINUTE and missing.max() >= 105
+
+
+def test_a_hole_that_is_not_mostly_closed_time_is_no_night() -> None:
+    times = sessions("2021-01-04", 60, "00:00", 23 * 4, 15 * MINUTE)  # an hour is closed
+    hole = (times // DAY == times[4000] // DAY) & (times % DAY >= 20 * HOUR)
+    hole |= (times // DAY == times[4000] // DAY + 1) & (times % DAY < 3 * HOUR)
+    assert find_gaps(times[~hole], "15min")[1].tolist() == [24]

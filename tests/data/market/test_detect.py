@@ -82,20 +82,54 @@ def test_a_split_leaves_range_and_turnover_and_a_crash_does_not() -> None:
     # twice the range and four times the turnover for days, each of which a split may have by chance
     assert not detect.split_like(*falling(1.5, range_after=2.0, turnover_after=4.0)).any()
     assert not detect.split_like(*falling(12.0, turnover_after=1e-3)).any()  # trading ended
+    assert not detect.split_like(falling(1.5)[0]).any()  # without volumes a third off is no evidence
+    assert np.flatnonzero(detect.split_like(falling(12.0)[0])).tolist() == [200]
     bars, volume = falling(1.5)
     bars[:, 190:215] *= np.where(np.arange(25) % 2, 1.15, 1.0).astype(np.float32)  # days of 15 % around it
     assert not detect.split_like(bars, volume)[200]
 
 
-def test_bars_of_one_tick_and_few_contracts_may_repeat() -> None:
+def test_a_price_far_below_its_highest_of_the_year_is_not_split_in_two() -> None:
+    for ratio, wanted in ((2.0, []), (4.0, [200])):
+        bars, volume = falling(ratio)
+        bars[:, :150] *= np.linspace(3, 1, 150)
+        assert np.flatnonzero(detect.split_like(bars, volume)).tolist() == wanted
+    bars, volume = falling(0.5)  # a reverse split
+    bars[:, :150] *= np.linspace(3, 1, 150)
+    assert np.flatnonzero(detect.split_like(bars, volume)).tolist() == [200]
+
+
+def test_bars_of_two_ticks_may_repeat_and_wider_ones_may_not() -> None:
     rng = np.random.default_rng(2)
     close = (100 + np.cumsum(rng.integers(-1, 2, 3000)) / 4).astype(np.float32)
-    prices = np.stack([close, close + np.float32(0.25), close, close])
+    narrow = np.stack([close, close + np.float32(0.25), close, close])
     volume = rng.integers(1, 40, 3000).astype(np.float32)
-    assert not detect.repeated(prices, volume).any()
+    assert not detect.repeated(narrow, volume).any()
     volume = rng.uniform(1e4, 2e4, 3000).astype(np.float32)
+    for prices, wanted in ((narrow, []), (narrow + np.float32([[0], [0.75], [0], [0]]), [1500])):
+        prices[:, 1500], volume[1500] = prices[:, 1499], volume[1499]
+        assert np.flatnonzero(detect.repeated(prices, volume)).tolist() == wanted
+
+
+def test_repeats_of_narrow_bars_do_not_excuse_those_of_wide_ones() -> None:
+    rng = np.random.default_rng(4)
+    close = (100 + np.cumsum(rng.integers(-9, 10, 3000)) / 4).astype(np.float32)
+    close[1::2] = close[::2]  # half of the bars stand still
+    prices = np.stack([close, close, close, close])
+    volume = rng.integers(1, 30, 3000).astype(np.float32)
+    prices[1, 1499] += 3
     prices[:, 1500], volume[1500] = prices[:, 1499], volume[1499]
     assert np.flatnonzero(detect.repeated(prices, volume)).tolist() == [1500]
+
+
+def test_bars_of_one_tick_that_trade_are_stale_after_a_long_time() -> None:
+    rng = np.random.default_rng(5)
+    close = (1500 + np.cumsum(rng.integers(-1, 2, 2000)) / 4).astype(np.float32)
+    prices = np.stack([close, close + np.float32(0.25), close, close])
+    volume = rng.integers(5, 500, 2000).astype(np.float32)
+    assert not detect.stale(prices, volume).any()
+    prices[:, 1000:1030] = prices[:, 999:1000]
+    assert 30 <= detect.stale(prices, volume).sum() <= 33  # bars beside them may be equal by chance
 
 
 def test_a_print_off_in_thin_hours_must_be_far_off() -> None:

@@ -17,12 +17,12 @@ from foretrain.data.importers import import_corpus
 from foretrain.data.importers.columns import market_layout
 from foretrain.data.inspection import plot_corpus
 from foretrain.data.market import detect
-from foretrain.data.market.review import HIDE, LEAVE_OUT, review
+from foretrain.data.market.review import HIDE, LEAVE_OUT, lost_bars, review
 from foretrain.data.quality import ItemRows
 from foretrain.data.rules import BY_NAME, MARKET_RULES
 from foretrain.data.store import Corpus
 from foretrain.errors import DataError
-from foretrain.timeaxis.frequency import DAY, HOUR
+from foretrain.timeaxis.frequency import DAY, HOUR, MINUTE
 
 NAMES = ("open", "high", "low", "close", "volume")
 LAYOUT = market_layout(NAMES, [False] * 5)
@@ -177,6 +177,45 @@ def write(folder: Path, series: list[ItemRows]) -> Path:
         lines = [",".join([str(t), *(f"{v:.9g}" for v in bar)]) for t, bar in zip(stamps, rows.values.T, strict=True)]
         (folder / f"{rows.item_id}.csv").write_text("\n".join(["Date,Open,High,Low,Close,Volume", *lines]) + "\n")
     return folder
+
+
+def hourly(days: int = 60) -> ItemRows:
+    """Seven hours a day of a stock that is split 2:1 at the opening of day 50; the first hour is wild and busy."""
+    rng = np.random.default_rng(0)
+    bars = 7 * days
+    opening = np.arange(bars) % 7 == 0
+    close = 80 * np.exp(np.cumsum(np.where(opening, 0.012, 0.002) * rng.standard_normal(bars)))
+    width = np.where(opening, 0.01, 0.002)
+    volume = rng.uniform(1e4, 2e4, bars) * np.where(opening, 20, 1)
+    prices = np.stack([close, close * (1 + width), close * (1 - width), close])
+    prices[:, 7 * 50 :] /= 2
+    volume[7 * 50 :] *= 2
+    day = np.arange(days) // 5 * 7 + np.arange(days) % 5
+    times = ((np.int64(4 + 7 * 2600) + day)[:, None] * DAY + (14 + np.arange(7)) * HOUR).ravel()
+    return ItemRows("S", np.concatenate([prices, [volume]]).astype(np.float32), times, np.arange(bars) + 2, "S.csv")
+
+
+def test_a_split_of_hourly_bars_is_seen_at_the_opening_of_its_session() -> None:
+    result = review([hourly()], LAYOUT, on_bad="drop")
+    assert [(one.reason, one.times) for one in result.quarantine if one.times is None] == [("split_like_jump", None)]
+    assert result.findings.count("split_like_jump")[1] == 1
+    assert [one.times.tolist() for one in result.quarantine if one.times is not None] == [[hourly().times[350]]]
+    short = hourly().take(np.arange(7 * 25, 7 * 60))  # of 35 sessions each bar is judged: this one looks like news
+    assert review([short], LAYOUT, on_bad="drop").findings.count("split_like_jump")[1] == 0
+
+
+def test_a_hole_of_minutes_is_no_gap_where_others_as_long_are_at_its_time_of_day() -> None:
+    minutes = np.arange(0, 8 * 1440) * MINUTE
+    thin = minutes % DAY >= 20 * HOUR  # of four hours every fifth minute has a bar
+    kept = ~thin | (minutes // MINUTE % 5 == 0)
+    kept[[4 * 1440 + k for k in range(600, 640)]] = False  # forty minutes by day, and in the evenings of three days
+    for day in (2, 4, 6):
+        kept[day * 1440 + 1260 : day * 1440 + 1300] = False
+    times = minutes[kept]
+    close = 100 + np.cumsum(np.random.default_rng(1).standard_normal(len(times)))
+    values = np.stack([close, close + 1, close - 1, close, np.full(len(times), 9.0)]).astype(np.float32)
+    after, missing = lost_bars(ItemRows("S", values, times, np.arange(len(times))), LAYOUT, "min")
+    assert (times[after] % DAY // MINUTE).tolist() == [640] and missing.tolist() == [40]
 
 
 def test_an_import_takes_the_same_bars_out_and_draws_them(tmp_path: Path) -> None:
