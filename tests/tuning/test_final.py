@@ -15,19 +15,17 @@ import numpy as np
 import pytest
 from tests.tuning.studies import never, study
 
-from foretrain.data.store import Corpus
 from foretrain.data.writer import CorpusWriter
 from foretrain.errors import ConfigError, Interrupted
-from foretrain.evaluation.panel import Panel, WindowRef
 from foretrain.evaluation.reference import OTHER, ReferenceModel
 from foretrain.evaluation.tasks import evaluate
 from foretrain.forecasting.predictor import load
 from foretrain.models.hub import release_hash
 from foretrain.tuning import contenders, final
+from foretrain.tuning.edges import counted_edge
 from foretrain.tuning.final import final_table
-from foretrain.tuning.final_scores import block_of, counted_edge
 from foretrain.tuning.final_text import conclusion, final_lines, opening_line
-from foretrain.tuning.losses import read_losses
+from foretrain.tuning.losses import read_losses, save_study_losses
 from foretrain.tuning.records import TrialRecord
 from foretrain.tuning.selection import selected_edge
 from foretrain.tuning.study import StudyFolder, chosen, create_study, open_study
@@ -127,7 +125,7 @@ def test_the_table_is_what_evaluations_of_its_releases_say(ended: Path, tmp_path
 def test_the_edge_on_the_validation_counts_every_trial(ended: Path, tmp_path: Path) -> None:
     found = copied(ended, tmp_path / "s")
     edges = opened(found)["selection"]
-    table = read_losses(found.path / "losses.parquet")
+    table = read_losses(save_study_losses(found))
     assert sorted(set(table.column("trial").to_pylist())) == [-1, 0, 1]
     columns = []
     for number in (1, 0, -1):
@@ -152,9 +150,9 @@ def test_pruned_trials_are_added_one_by_one() -> None:
     rng = np.random.default_rng(0)
     edge = selected_edge(1 + rng.standard_normal((20, 3)), 1.5 + rng.standard_normal(20), 0)
     assert edge.p_value is not None and edge.p_single is not None
-    assert counted_edge(edge, 0, 1)["p_value"] == edge.p_value
-    assert counted_edge(edge, 2, 1)["p_value"] == min(1.0, edge.p_value + 2 * edge.p_single)
-    assert counted_edge(replace(edge, p_value=None), 2, 1)["p_value"] is None
+    assert counted_edge(edge, 0)["p_value"] == edge.p_value
+    assert counted_edge(edge, 2)["p_value"] == min(1.0, edge.p_value + 2 * edge.p_single)
+    assert counted_edge(replace(edge, p_value=None), 2)["p_value"] is None
 
 
 def test_a_second_opening_says_so_first_and_counts(ended: Path, tmp_path: Path) -> None:
@@ -250,7 +248,7 @@ def test_the_search_and_its_p_values_do_not_depend_on_the_test_part(tmp_path: Pa
         change = {**ROOM, "data.corpora": [{"path": corpus_of(folder / "corpus", one)}]}
         found = searched(folder / "study", {0: {RATE: 1e-4}, 1: {RATE: 0.05}}, change=change)
         trees.append(opened(found))
-        tables.append(read_losses(found.path / "losses.parquet"))
+        tables.append(read_losses(save_study_losses(found)))
     assert tables[0].equals(tables[1])
     for part in ("winner", "default", "selection", "trials"):
         assert trees[0][part] == trees[1][part]
@@ -316,23 +314,6 @@ def test_a_default_that_failed_is_refused(tmp_path: Path) -> None:
 
 
 WON = TrialRecord(number=0, state="complete", source="sampler", params={RATE: 0.01}, values=(0.5,))
-
-
-def test_origins_of_items_that_do_not_share_them_are_one_block_as_far_as_they_overlap(tmp_path: Path) -> None:
-    paths = []
-    for name, first in (("a", "2024-01-01"), ("b", "2024-01-03")):
-        days = np.datetime64(first) + np.arange(30)
-        with CorpusWriter(tmp_path / name, ["x"], time="regular", freq="D") as writer:
-            writer.append("item", np.ones((1, 30), np.float32), times=days.astype("datetime64[us]"))
-        paths.append(Corpus.open(tmp_path / name))
-
-    def block(stride: int, *corpora: int) -> int:
-        refs = tuple(WindowRef(k, 0, at) for k in range(len(corpora)) for at in range(10, 26, stride))
-        chosen = tuple(paths[k] for k in corpora)
-        return block_of(Panel(chosen, (), refs, (1,) * len(corpora), 5, 10, stride))
-
-    assert block(5, 0) == 1 and block(2, 0) == 3
-    assert block(5, 0, 1) == 2  # a forecast of one item overlaps the next origin of the other
 
 
 def test_the_conclusion_follows_the_tests(ended: Path, tmp_path: Path) -> None:

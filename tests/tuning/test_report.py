@@ -14,8 +14,8 @@ from tests.tuning.reported import DECAY, NAME, RATE, SPACE, drawn, study_of, tri
 
 from foretrain.errors import ConfigError
 from foretrain.tuning.edges import block_of, edges
-from foretrain.tuning.losses import loss_matrix
-from foretrain.tuning.records import DEFAULT_TRIAL, TrialRecord
+from foretrain.tuning.losses import read_losses
+from foretrain.tuning.records import DEFAULT_TRIAL, LOSSES, TrialRecord
 from foretrain.tuning.report import study_facts, study_lines
 from foretrain.tuning.report_axes import Axis
 from foretrain.tuning.report_page import study_page
@@ -39,7 +39,7 @@ def with_losses(folder: Path, better: float, records: list[TrialRecord] | None =
 
 def test_an_edge_is_told_with_the_choice_counted(tmp_path: Path):
     study = with_losses(tmp_path, better=2.0)
-    default, naive = edges(study, study.records(), 0)
+    default, naive = edges(study, study.records(), 0).values()
     assert default["against"] == "default" and naive["against"] == "naive"
     assert default["sentence"].startswith("an edge over the run as it stands: trial 0's mean scaled error is ")
     assert default["p_single"] < default["p_value"] < 0.05
@@ -49,33 +49,36 @@ def test_an_edge_is_told_with_the_choice_counted(tmp_path: Path):
 
 def test_no_edge_is_told_of_noise(tmp_path: Path):
     study = with_losses(tmp_path, better=0.0)
-    default = edges(study, study.records(), 0)[0]
+    default = edges(study, study.records(), 0)["default"]
     assert default["sentence"].startswith("no edge over the run as it stands is shown")
     assert default["p_value"] > 0.05
 
 
-def test_pruned_trials_are_said_to_have_no_losses(tmp_path: Path):
+def test_pruned_trials_count_though_they_have_no_losses(tmp_path: Path):
     study = with_losses(tmp_path, 2.0, [*PAIR, trial(2, {RATE: 0.1, DECAY: 0.1}, state="pruned", curve=(2.0,))])
-    assert "1 pruned trials have no losses and are not counted" in edges(study, study.records(), 0)[0]["sentence"]
+    told = edges(study, study.records(), 0)["default"]
+    assert "the choice among 3 trials counted, 1 of them pruned and added one by one" in told["sentence"]
+    assert told["p_value"] == told["p_of_trials_with_losses"] + told["p_single"]
 
 
 def test_without_losses_the_reason_is_told(tmp_path: Path):
     study = study_of(tmp_path, PAIR)
-    for edge in edges(study, study.records(), 0):
+    for edge in edges(study, study.records(), 0).values():
         assert edge["p_value"] is None
         assert edge["sentence"].startswith(f"no verdict against {'naive' if edge['against'] == 'naive' else 'the run'}")
     few = with_losses(tmp_path / "few", 2.0)
     for number in (DEFAULT_TRIAL, 0, 1):
         write_table(few, number, [1.0, 1.1, 0.9])
-    assert "3 dates in 3 blocks of 1 are too few" in edges(few, few.records(), 0)[0]["sentence"]
+    assert "3 dates in 3 blocks of 1 are too few" in edges(few, few.records(), 0)["default"]["sentence"]
 
 
 def test_origins_of_items_at_different_instants_make_longer_blocks(tmp_path: Path):
     study = study_of(tmp_path, PAIR, set={"evaluation.stride": 12, "data.prediction_length": 24})
+    path = study.trial(0) / LOSSES
     write_table(study, 0, [1.0] * 10)
-    assert block_of(study, loss_matrix({0: study.trial(0)}), 0) == 2  # horizons of 24 overlap at a distance of 12
+    assert block_of(study.config, read_losses(path)) == 2  # horizons of 24 overlap at a distance of 12
     write_table(study, 0, [1.0] * 10, items=("A", "B", "C"))
-    assert block_of(study, loss_matrix({0: study.trial(0)}), 0) == 6
+    assert block_of(study.config, read_losses(path)) == 6
 
 
 def test_facts_and_lines(tmp_path: Path):
@@ -99,7 +102,7 @@ def test_facts_and_lines(tmp_path: Path):
 
 def test_a_study_is_reported_for_the_trial_that_is_asked_about(tmp_path: Path):
     study = with_losses(tmp_path, 2.0)
-    assert study_facts(study, study.records(), 1)["edges"][0]["trial"] == 1
+    assert study_facts(study, study.records(), 1)["edges"]["naive"]["trial"] == 1
     with pytest.raises(ConfigError, match="--trial 7: is no complete trial"):
         study_facts(study, study.records(), 7)
     with pytest.raises(ConfigError, match="no trial of it has ended"):
@@ -122,7 +125,7 @@ def two_objectives(folder: Path) -> StudyFolder:
 def test_every_picture_and_the_page(tmp_path: Path):
     study = two_objectives(tmp_path)
     facts = study_facts(study, study.records())
-    assert facts["chosen"] is None and facts["edges"] == []
+    assert facts["chosen"] is None and facts["edges"] == {}
     text = "\n".join(study_lines(facts))
     assert "Pareto front" in text and "name one by --trial" in text and "1 beyond a constraint" in text
     drawn_ = pictures(study, study.records(), facts)

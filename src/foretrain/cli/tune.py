@@ -27,7 +27,7 @@ from foretrain.cli.tune_compare import (
     show_comparison,
 )
 from foretrain.cli.tune_report import tune_lr_range, tune_probe, tune_report
-from foretrain.errors import ConfigError
+from foretrain.errors import ConfigError, ForetrainError
 
 if TYPE_CHECKING:
     from foretrain.tuning.config import TuneConfig
@@ -188,8 +188,6 @@ def _check(config: TuneConfig, describe: bool) -> None:
 def _run(config: TuneConfig, resume: bool) -> None:
     """Run a study to its end, or as far as it comes."""
     from foretrain.tuning.crew import Crew, CrewLost
-    from foretrain.tuning.losses import save_study_losses
-    from foretrain.tuning.results import RESULTS, write_results
     from foretrain.tuning.study import STORAGE, create_study
     from foretrain.tuning.tables import best_lines, state_line
     from foretrain.tuning.worker import open_optuna
@@ -202,15 +200,11 @@ def _run(config: TuneConfig, resume: bool) -> None:
     try:
         Crew(study, config.workers, say=lambda line: typer.echo(line)).run()
     except CrewLost as lost:
-        save_study_losses(study)
+        _save_tables(study)
         typer.echo(f"error: {lost}", err=True)
         raise typer.Exit(1) from None
-    save_study_losses(study)
+    _save_tables(study)
     records = study.records()
-    try:
-        write_results(study, records)
-    except OSError as error:  # of a full disk: what was found is in the folders of the trials
-        typer.echo(f"warning: {study.path / RESULTS}: cannot be written ({error.strerror or error})", err=True)
     typer.echo(state_line(study, records))
     for line in best_lines(study, records):
         typer.echo(line)
@@ -223,6 +217,18 @@ def _run(config: TuneConfig, resume: bool) -> None:
     typer.echo(f"all trials: foretrain tune show {place}; the config of the best: foretrain tune best {place}")
     typer.echo(f"history, importance and pictures: foretrain tune report {place} --html")
     typer.echo(f"the winner beside the run and naive on the test part: foretrain tune report {place} --final")
+
+
+def _save_tables(study: StudyFolder) -> None:
+    """Write what programs read of all trials. What was found is in the folders of the trials if that cannot be."""
+    from foretrain.tuning.losses import save_study_losses
+    from foretrain.tuning.results import write_results
+
+    for save in (save_study_losses, lambda one: write_results(one, one.records())):
+        try:
+            save(study)
+        except (OSError, ForetrainError) as error:
+            typer.echo(f"warning: a table of all trials cannot be written: {error}", err=True)
 
 
 def _describe(config: TuneConfig) -> None:

@@ -75,6 +75,8 @@ def tune_report(
 
 def _write(study: StudyFolder, records: list[TrialRecord], facts: dict[str, Any], out: Path, html: bool) -> list[str]:
     """Write pictures, page and results; return lines that say where. Raises DataError."""
+    from foretrain.tuning.losses import save_study_losses
+    from foretrain.tuning.records import LOSSES
     from foretrain.tuning.report_page import study_page
     from foretrain.tuning.report_pictures import PICTURES, pictures
     from foretrain.tuning.results import RESULTS, write_results
@@ -89,10 +91,14 @@ def _write(study: StudyFolder, records: list[TrialRecord], facts: dict[str, Any]
         if name not in drawn:
             (out / f"{name}.png").unlink(missing_ok=True)
     lines = [f"wrote {out}: {', '.join(path.name for path in files)}" if files else "no picture: no trial has a value"]
-    try:
-        lines.append(f"wrote {write_results(study, records, facts)}")
-    except OSError as error:  # a study that may be read alone
-        lines.append(f"{study.path / RESULTS}: cannot be written ({error.strerror or error})")
+    for name, save in (
+        (RESULTS, lambda: write_results(study, records, facts)),
+        (LOSSES, lambda: save_study_losses(study)),
+    ):
+        try:
+            lines.append(f"wrote {save()}")
+        except (OSError, DataError) as error:  # a study that may be read alone, or a trial whose losses are gone
+            lines.append(f"{study.path / name}: cannot be written ({error})")
     return lines
 
 

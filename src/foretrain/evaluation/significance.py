@@ -247,7 +247,7 @@ def origin_losses(scored: Scored, other: Scored) -> tuple[Array, Array, int, int
     ours, theirs = grouped_losses(scored, other, key)
     horizon, stride = scored.horizon, scored.stride
     if scored.has_times and len(keys):
-        overlap = overlap_in_origins(keys, group, scored.end[usable])
+        overlap = _overlap(keys, group, scored.end[usable])
         if overlap > lag_in_origins(horizon, stride):
             horizon, stride = overlap + 1, 1
     return ours, theirs, horizon, stride
@@ -326,7 +326,7 @@ def _usable(scored: Scored) -> np.ndarray:
     return np.isfinite(scored.target) & np.isfinite(scored.error_scale)[:, None]
 
 
-def overlap_in_origins(starts: Ints, group: Ints, ends: Ints) -> int:
+def _overlap(starts: Ints, group: Ints, ends: Ints) -> int:
     """Return the largest number of origins that start after an origin and before its forecasts end."""
     newest = np.full(len(starts), np.iinfo(np.int64).min)
     np.maximum.at(newest, group, ends)

@@ -23,7 +23,6 @@ from foretrain.atomic import replacing_file, write_json, write_text
 from foretrain.config import Section, apply_overrides, build, dump_yaml, override_of, read_yaml
 from foretrain.errors import ConfigError, DataError
 from foretrain.evaluation.scored import Array
-from foretrain.evaluation.significance import lag_in_origins
 from foretrain.evaluation.validation import Validation
 from foretrain.models import family
 from foretrain.reading import read_object
@@ -32,6 +31,7 @@ from foretrain.run.config import RunConfig
 from foretrain.run.shipped import TUNE, find_config
 from foretrain.tuning.candidates import fold_configs, metric_key
 from foretrain.tuning.config import TuneConfig, load_study_config
+from foretrain.tuning.edges import block_of
 from foretrain.tuning.forecasting import open_fold
 from foretrain.tuning.losses import losses_table, matrix_of, read_losses
 from foretrain.tuning.records import DEFAULT_TRIAL, LOSSES, TrialRecord
@@ -284,7 +284,7 @@ def _edges(folders: dict[str, StudyFolder]) -> tuple[dict[str, _Edges], int, int
             raise DataError(f"trials of these studies were scored on {what}, so their losses cannot be compared.")
     matrix = matrix_of(dict(enumerate(tables.values())))
     column = {key: number for number, key in enumerate(tables)}
-    block, found = _overlap(next(iter(folders.values())).config), dict[str, _Edges]()
+    block, found = block_of(next(iter(folders.values())).config, first), dict[str, _Edges]()
     for name, folder in folders.items():
         if (best := _best(folder, folder.records())) is None:
             continue
@@ -300,14 +300,6 @@ def _edges(folders: dict[str, StudyFolder]) -> tuple[dict[str, _Edges], int, int
             None if default is None else edge(matrix.values[:, default], own),
         )
     return found, len(trials), len(matrix.naive)
-
-
-def _overlap(config: TuneConfig) -> int:
-    """Return how many neighbouring dates of a study have horizons that overlap."""
-    with tempfile.TemporaryDirectory(prefix="foretrain-") as scratch:
-        own = fold_configs(config, {}, Path(scratch))[0][1]
-    horizon = own.data.prediction_length
-    return lag_in_origins(horizon, own.evaluation.stride or horizon) + 1
 
 
 def _naive(config: TuneConfig) -> tuple[pa.Table, tuple[float, ...], dict[str, float]]:

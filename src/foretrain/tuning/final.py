@@ -31,9 +31,10 @@ from foretrain.printing import without_secrets
 from foretrain.reading import Unreadable, read_object
 from foretrain.run.build import open_source
 from foretrain.run.config import RunConfig
-from foretrain.tuning.candidates import fold_configs, run_config
+from foretrain.tuning.candidates import run_config
 from foretrain.tuning.contenders import DEFAULT, FINAL, WINNER, Contender, Say, check_default, contenders
-from foretrain.tuning.final_scores import fairness, final_panel, is_unfair, scored_finals, search_edges, units
+from foretrain.tuning.edges import edges
+from foretrain.tuning.final_scores import fairness, final_panel, is_unfair, scored_finals, units
 from foretrain.tuning.leases import Leases
 from foretrain.tuning.ledger import HeldPart, Opening, new_id, open_part, part_of
 from foretrain.tuning.records import DEFAULT_TRIAL, TrialRecord
@@ -68,8 +69,7 @@ def _table(study: StudyFolder, winner: TrialRecord, command: str, say: Say) -> d
     run, source = open_source(run_config(study.config, {}, folder / DEFAULT))
     part = part_of(run, source.corpora, source.selections)
     final_panel(run, [run.data.context_length], source)  # refuses before anything is trained
-    folds = [own for _, own in fold_configs(study.config, {}, folder)]
-    edges = search_edges(study, winner, folds, source)
+    found_by = edges(study, study.records(), winner.number)
     rivals = {one.key: one for one in contenders(study, winner, source, say)}
     panel = final_panel(run, [rivals[key].config.data.context_length for key in (WINNER, DEFAULT)], source)
     notes = fairness(rivals, panel)
@@ -85,7 +85,7 @@ def _table(study: StudyFolder, winner: TrialRecord, command: str, say: Say) -> d
                 "question": question,
                 "opening": _opened(opening, part),
                 **_figures(study, rivals, result, notes, opening.count),
-                "selection": edges,
+                "selection": found_by,
             }
         )
         with replacing_file(folder / FINAL_JSON) as scratch:

@@ -139,13 +139,6 @@ def loss_matrix(folders: Mapping[int, Path]) -> LossMatrix:
     return matrix_of({number: read_losses(folder / LOSSES) for number, folder in folders.items()})
 
 
-def study_matrix(path: Path, trials: Sequence[int]) -> LossMatrix:
-    """Return the matrix of some trials from a study's table. Raises DataError as loss_matrix does."""
-    table = read_losses(path)
-    of = table.column("trial").to_numpy()
-    return matrix_of({number: table.filter(pa.array(of == number)) for number in trials})
-
-
 def matrix_of(tables: Mapping[int, pa.Table]) -> LossMatrix:
     """Return the matrix of tables of losses by the number of their trial. Raises DataError as loss_matrix does."""
     if not tables:

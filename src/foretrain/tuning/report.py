@@ -63,7 +63,7 @@ def study_facts(study: StudyFolder, records: Sequence[TrialRecord], trial: int |
         "best": [_row(record) for record in (winners if len(ways) > 1 else ranked(records, ways)[:TOP])],
         "default": None if default is None else _row(default),
         "chosen": chosen,
-        "edges": [] if chosen is None else edges(study, records, chosen),
+        "edges": {} if chosen is None else edges(study, records, chosen),
         "workers": by_worker(records),
         "seconds": {"of_trials": sum(record.seconds for record in records), "from_first_to_last": _span(records)},
     }
@@ -207,4 +207,4 @@ def _edge_lines(facts: dict[str, Any]) -> list[str]:
     if facts["chosen"] is None:
         why = "none is best in all objectives; name one by --trial" if facts["best"] else "there is no best trial"
         return [f"edge: no trial is asked about: {why}"]
-    return [edge["sentence"] for edge in facts["edges"]]
+    return [edge["sentence"] for edge in facts["edges"].values()]

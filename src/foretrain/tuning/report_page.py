@@ -42,7 +42,7 @@ def study_page(facts: dict[str, Any], pictures: Mapping[str, bytes]) -> str:
 
 def _verdicts(facts: dict[str, Any]) -> list[str]:
     shown = []
-    for edge in facts["edges"]:
+    for edge in facts["edges"].values():
         p_value = edge["p_value"]
         better = p_value is not None and edge["sentence"].startswith("an edge")
         text = edge["sentence"][0].upper() + edge["sentence"][1:]
