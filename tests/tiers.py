@@ -29,6 +29,8 @@ NEVER = "parity or gpu"  # `make parity` and `make gpu` run these
 SLOW = (
     "tests/tuning/test_final.py",
     "tests/tuning/test_folds.py",
+    "tests/tuning/test_lr_range.py",
+    "tests/tuning/test_probe.py",
     "tests/tuning/test_report.py",
     "tests/tuning/test_trial.py",
     "tests/tuning/adviser/test_adviser.py",

@@ -84,3 +84,41 @@ def test_the_best_is_a_config_with_its_lineage(study: StudyFolder, tmp_path: Pat
         said("tune", "best", study.path, "--out", out)
     with pytest.raises(ConfigError, match="--trial 99: is no complete trial"):
         said("tune", "best", study.path, "--trial", 99)
+
+
+def test_a_study_is_reported_with_pictures_and_results(study: StudyFolder):
+    out = study.path / "report"
+    out.mkdir()
+    (out / "pareto.png").write_bytes(b"of a study before")
+    text = said("tune", "report", study.path, "--html")
+    assert "4 of 4 trials: 4 complete" in text and "importance for val_wql: none, since 4 trials" in text
+    assert f"wrote {out}: history.png, slices.png, curves.png, report.html" in text
+    assert sorted(path.name for path in out.iterdir()) == ["curves.png", "history.png", "report.html", "slices.png"]
+    results = json.loads((study.path / "full_optimization_results.json").read_text())
+    assert [trial["id"] for trial in results["trials"]] == ["default", "0", "1", "2", "3"]
+
+
+def test_a_report_as_json_writes_nothing(study: StudyFolder):
+    before = sorted(study.path.rglob("*"))
+    facts = json.loads(said("tune", "report", study.path, "--json", "--trial", 2))
+    assert facts["trials"]["complete"] == 4 and facts["chosen"] == 2 == facts["edges"][0]["trial"]
+    assert sorted(study.path.rglob("*")) == before
+
+
+def test_a_report_that_cannot_be_made_is_refused(study: StudyFolder, tmp_path: Path):
+    with pytest.raises(ConfigError, match="--trial 9: is no complete trial"):
+        said("tune", "report", study.path, "--trial", 9)
+    with pytest.raises(ConfigError, match=r"is a file\. Name a folder"):
+        said("tune", "report", study.path, "--out", study.path / "study.yaml")
+    with pytest.raises(ConfigError, match="no trial of it has ended"):
+        said("tune", "report", new_study(tmp_path / "empty").path)
+    with pytest.raises(ConfigError, match="Leave --out and --html out"):
+        said("tune", "report", study.path, "--final", "--html")
+
+
+def test_the_final_table_is_made_by_its_own_module(study: StudyFolder, monkeypatch: pytest.MonkeyPatch):
+    asked = []
+    final = SimpleNamespace(report_final=lambda study, trial, as_json: asked.append((study.path, trial, as_json)))
+    monkeypatch.setitem(sys.modules, "foretrain.cli.tune_final", final)
+    assert said("tune", "report", study.path, "--final", "--trial", 1, "--json") == ""
+    assert asked == [(study.path, 1, True)]

@@ -50,6 +50,13 @@ def test_momentum_is_not_cycled_by_default(kind):
     assert beta1_at(ScheduleConfig(kind=kind), 3, 10) is None
 
 
+def test_exponential_grows_by_the_same_factor_from_the_lowest_rate_to_the_peak():
+    found = rates(ScheduleConfig(kind="exponential", min_lr_ratio=1e-4), 5, peak=0.1)
+    assert found == pytest.approx([1e-5, 1e-4, 1e-3, 1e-2, 1e-1], rel=1e-12)
+    with pytest.raises(ValidationError, match="set min_lr_ratio above 0"):
+        ScheduleConfig(kind="exponential")
+
+
 def test_linear_without_warmup_falls_to_zero_after_the_last_step():
     assert rates(ScheduleConfig(kind="linear"), 4) == [1.0, 0.75, 0.5, 0.25]
 

@@ -145,3 +145,24 @@ def test_what_a_killed_process_left_beside_locks_and_leases_is_deleted_by_the_ne
     (tmp_path / "5.json").write_text(json.dumps({"holder": {**DEAD, "host": "far"}, "attempts": 1, "deaths": 0}))
     assert Leases(tmp_path, "w").state("5").held
     assert sorted(path.name for path in tmp_path.iterdir()) == ["4.json", "5.json"]
+
+
+def test_other_programs_of_optuna_open_the_journal_without_changing_it(tmp_path: Path):
+    """optuna-dashboard opens a journal by Optuna's own backend for files."""
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    study = optuna.create_study(study_name="mine", storage=open_storage(tmp_path, None))
+    study.set_user_attr("of", "foretrain")
+    for value in (3.0, 1.0, 2.0):
+        trial = study.ask()
+        trial.report(value + 1, 1)
+        study.tell(trial, trial.suggest_float("x", 0, 1) + value)
+    before = (tmp_path / JOURNAL).read_bytes()
+    theirs = JournalStorage(JournalFileBackend(str(tmp_path / JOURNAL)))
+    (summary,) = optuna.get_all_study_summaries(theirs)
+    assert summary.study_name == "mine" and summary.user_attrs == {"of": "foretrain"}
+    seen = optuna.load_study(study_name="mine", storage=theirs)
+    assert seen.trials == study.trials and seen.best_trial.number == 1
+    assert (tmp_path / JOURNAL).read_bytes() == before

@@ -128,7 +128,7 @@ def _notes(run: ShortRun, config: RunConfig, report: dict[str, Any] | None, tota
             f"{share:.0%} of the steps are clipped: norms have a mean of {norms['mean']:.3g} and training.clip_norm is "
             f"{norms['clip_norm']:g}, so that the direction of a step is kept and its size is not"
         )
-    if total is not None and config.training.validate_every is not None:
+    if total is not None and config.training.validate_every is not None and run.nonfinite is None:
         peak, last = config.optimizer.learning_rate, report["step"] - 1
         reached = max(lr_at(config.optimizer.schedule, peak, step, total) for step in range(report["step"]))
         newest = lr_at(config.optimizer.schedule, peak, last, total)
@@ -156,7 +156,7 @@ def _total(run: ShortRun, config: RunConfig) -> int | None:
 def _seconds(run: ShortRun, config: RunConfig, report: dict[str, Any] | None, total: int | None) -> float | None:
     """Return the seconds of the whole run: its steps at the rate of these, and its validations."""
     rate = None if report is None else report["throughput"]["steps_per_s"]
-    if total is None or not rate:
+    if total is None or not rate or run.nonfinite is not None:
         return None
     every = config.training.validate_every
     count = 0
