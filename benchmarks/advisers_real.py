@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import tempfile
-import time
 import warnings
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from benchmarks import harness
@@ -45,22 +46,23 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--trials", type=int, default=max(SHOWN))
     parser.add_argument("--corpus", default="corpora/stocks")
+    parser.add_argument("--processes", type=int, default=1, help="searches at a time")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--picture", type=Path, metavar="FILE")
     args = parser.parse_args()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # TPE's groups
-    found: dict[str, list[list[float]]] = {}
-    default, began = trained({}, args.corpus), time.process_time()
+    default = trained({}, args.corpus)
     print(f"default: val_wql {default:.6f}", flush=True)
-    for sampler in SAMPLERS:
-        found[sampler] = [one_search(sampler, seed, args.trials, args.corpus) for seed in range(args.seeds)]
-        best = np.minimum.accumulate(found[sampler], axis=1)
-        cells = [f"{np.mean(best[:, count - 1]):.6f}" for count in SHOWN if count <= args.trials]
-        print(
-            f"{sampler:<20} best after {SHOWN}: {' '.join(cells)}  ({time.process_time() - began:.0f} CPU s)",
-            flush=True,
-        )
+    searches = [(sampler, seed, args.trials, args.corpus) for sampler in SAMPLERS for seed in range(args.seeds)]
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(args.processes, mp_context=context) as pool:
+        values = list(pool.map(one_search, *zip(*searches, strict=True)))
+    found: dict[str, list[list[float]]] = {}
+    for (sampler, *_), one in zip(searches, values, strict=True):
+        found.setdefault(sampler, []).append(one)
+    for sampler, runs in found.items():
+        best = np.minimum.accumulate(runs, axis=1)
+        cells = [f"{count}: {best[:, count - 1].mean():.6f}" for count in SHOWN if count <= args.trials]
+        print(f"{sampler:<20} best after {', '.join(cells)}; of each seed {best[:, -1].round(6).tolist()}", flush=True)
     facts = {
         "machine": harness.describe("cpu"), "commit": harness.commit(), "optuna": optuna.__version__,
         "answers": "scripted, by benchmarks.advisers.descend; no language model", "default": default, "values": found,
@@ -74,6 +76,8 @@ def main() -> None:
 
 def one_search(sampler: str, seed: int, trials: int, corpus: str) -> list[float]:
     """Return the validation losses of the trials of one search."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # TPE's groups
     path, _ = find_config(Path("tune/linear"), TUNE)
     space = SearchSpace(load_study_config(path).space)
     return searched(space, sampler, seed, trials, lambda candidate: trained(candidate, corpus), startup=STARTUP)

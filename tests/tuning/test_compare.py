@@ -18,9 +18,10 @@ from foretrain.cli.app import app
 from foretrain.config import dump_yaml
 from foretrain.errors import ConfigError, DataError
 from foretrain.run.shipped import shipped_config
-from foretrain.tuning.compare import check_windows, compare_studies, load_comparison, studies_of
+from foretrain.tuning.compare import _with_pruned, check_windows, compare_studies, load_comparison, studies_of
 from foretrain.tuning.config import TuneConfig
 from foretrain.tuning.losses import read_losses
+from foretrain.tuning.selection import SelectedEdge
 from foretrain.tuning.study import create_study
 from foretrain.tuning.trial import run_trial
 from foretrain.tuning.worker import TuneWorker
@@ -63,7 +64,7 @@ def test_searches_end_in_one_table_that_can_be_shown_and_gone_on_with(tmp_path: 
     text = said("tune", both)
     head, *rows = text[text.index("study  ") :].splitlines()[:3]
     assert head.split()[:2] == ["study", "trials"] and {row.split()[0] for row in rows} == {"slow", "short"}
-    assert "counts the choice among all 2 complete trials" in text and "3 dates" in text
+    assert "counts the choice among all 2 trials" in text and "3 dates" in text
     assert "3 dates in 3 blocks of 1 are too few" in text  # no p-value is claimed of three dates
     found = json.loads(said("tune", "show", out, "--json"))
     assert found == {
@@ -86,7 +87,7 @@ def test_searches_end_in_one_table_that_can_be_shown_and_gone_on_with(tmp_path: 
     assert said("tune", "show", out).splitlines()[0] == head
     with pytest.raises(ConfigError, match=r"holds a comparison\. Go on with it by --resume"):
         said("tune", both)
-    assert "counts the choice among all 4 complete trials" in said("tune", "resume", out, "--trials", 2)
+    assert "counts the choice among all 4 trials" in said("tune", "resume", out, "--trials", 2)
     with pytest.raises(ConfigError, match=r"holds a comparison of studies\. Name the folder of one"):
         said("tune", "best", out)
     assert "optimizer:" in said("tune", "best", out / "slow")
@@ -145,6 +146,12 @@ def test_studies_that_cannot_stand_in_one_table_are_refused(tmp_path: Path):
         load_comparison(write_comparison(tmp_path, first))
     with pytest.raises(ConfigError, match="unknown key"):
         load_comparison(write_comparison(tmp_path, first, other), ["trials=3"])
+
+
+def test_a_pruned_trial_counts_as_one_more_that_might_have_won():
+    edge = SelectedEdge(3, 10, 10, 0.1, 2.0, 0.04, 0.1)
+    assert _with_pruned(edge, 2).p_value == pytest.approx(0.18) and _with_pruned(edge, 90).p_value == 1
+    assert _with_pruned(edge, 0) == edge
 
 
 def test_the_shipped_comparison_is_of_searches_on_one_period():

@@ -22,7 +22,7 @@ from foretrain.evaluation.tasks import evaluate
 from foretrain.forecasting.predictor import load
 from foretrain.models.hub import release_hash
 from foretrain.tuning import contenders, final
-from foretrain.tuning.edges import counted_edge
+from foretrain.tuning.edges import with_pruned
 from foretrain.tuning.final import final_table
 from foretrain.tuning.final_text import conclusion, final_lines, opening_line
 from foretrain.tuning.losses import read_losses, save_study_losses
@@ -150,9 +150,9 @@ def test_pruned_trials_are_added_one_by_one() -> None:
     rng = np.random.default_rng(0)
     edge = selected_edge(1 + rng.standard_normal((20, 3)), 1.5 + rng.standard_normal(20), 0)
     assert edge.p_value is not None and edge.p_single is not None
-    assert counted_edge(edge, 0)["p_value"] == edge.p_value
-    assert counted_edge(edge, 2)["p_value"] == min(1.0, edge.p_value + 2 * edge.p_single)
-    assert counted_edge(replace(edge, p_value=None), 2)["p_value"] is None
+    assert with_pruned(edge, 0).p_value == edge.p_value
+    assert with_pruned(edge, 2).p_value == min(1.0, edge.p_value + 2 * edge.p_single)
+    assert with_pruned(replace(edge, p_value=None), 2).p_value is None
 
 
 def test_a_second_opening_says_so_first_and_counts(ended: Path, tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ from foretrain.run.config import RunConfig
 from foretrain.run.shipped import TUNE, find_config
 from foretrain.tuning.candidates import fold_configs, metric_key
 from foretrain.tuning.config import TuneConfig, load_study_config
-from foretrain.tuning.edges import block_of
+from foretrain.tuning.edges import block_of, with_pruned
 from foretrain.tuning.forecasting import open_fold
 from foretrain.tuning.losses import losses_table, matrix_of, read_losses
 from foretrain.tuning.records import DEFAULT_TRIAL, LOSSES, TrialRecord
@@ -54,7 +54,7 @@ class CompareConfig(Section):
 
 
 @dataclass(frozen=True)
-class Row:
+class StudyRow:
     """A study in the table.
 
     best, default, naive: the first objective, None if there is none. over_naive, over_default: edges of the best in
@@ -76,11 +76,11 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class StudyTable:
     """The table: its rows, the best first; trials and dates that the p-values count."""
 
     metric: str
-    rows: tuple[Row, ...]
+    rows: tuple[StudyRow, ...]
     trials: int
     dates: int
 
@@ -176,7 +176,7 @@ def open_comparison(path: Path) -> CompareConfig:
     )
 
 
-def compare_studies(path: Path) -> Comparison:
+def compare_studies(path: Path) -> StudyTable:
     """Return the table of the studies in a folder that have begun, and write comparison.json.
 
     Raises DataError if trials were scored on different windows, and ConfigError if no study has begun.
@@ -192,13 +192,13 @@ def compare_studies(path: Path) -> Comparison:
     rows = [_row(name, folder, naive.get(metric), edges.get(name, (None, None))) for name, folder in folders.items()]
     sign = -1.0 if way == "maximize" else 1.0
     rows.sort(key=lambda row: math.inf if row.best is None else sign * row.best)
-    found = Comparison(metric, tuple(rows), trials, dates)
+    found = StudyTable(metric, tuple(rows), trials, dates)
     with replacing_file(path / _TABLE) as scratch:
         write_json(scratch, {"format": 1, **asdict(found)})
     return found
 
 
-def comparison_lines(found: Comparison) -> list[str]:
+def comparison_lines(found: StudyTable) -> list[str]:
     """Return the table in lines of text, and what its figures mean."""
     head = (
         "study",
@@ -228,8 +228,8 @@ def comparison_lines(found: Comparison) -> list[str]:
     return [
         *lines,
         f"Figures are of the validation that chose the best, {found.dates} dates. Edges are in mean scaled error, p is "
-        f"one-sided: over naive it counts the choice among all {found.trials} complete trials, over the run as it "
-        "stands (default) that among the trials of the study.",
+        f"one-sided: over naive it counts the choice among all {found.trials} trials, pruned ones added one by one; "
+        "over the run as it stands (default) that among the trials of the study.",
         *(f"no p: {reason}" for reason in reasons),
     ]
 
@@ -242,11 +242,11 @@ def _share(value: float | None) -> str:
     return "-" if value is None else f"{value:+.1%}"
 
 
-def _row(name: str, folder: StudyFolder, naive: float | None, edges: _Edges) -> Row:
+def _row(name: str, folder: StudyFolder, naive: float | None, edges: _Edges) -> StudyRow:
     records = folder.records()
     best = _best(folder, records)
     default = next((one.values for one in records if one.number == DEFAULT_TRIAL), None)
-    return Row(
+    return StudyRow(
         name,
         sum(one.number != DEFAULT_TRIAL for one in records),
         None if best is None else best.number,
@@ -285,21 +285,22 @@ def _edges(folders: dict[str, StudyFolder]) -> tuple[dict[str, _Edges], int, int
     matrix = matrix_of(dict(enumerate(tables.values())))
     column = {key: number for number, key in enumerate(tables)}
     block, found = block_of(next(iter(folders.values())).config, first), dict[str, _Edges]()
+    pruned = {name: sum(one.state == "pruned" for one in folder.records()) for name, folder in folders.items()}
     for name, folder in folders.items():
         if (best := _best(folder, folder.records())) is None:
             continue
         winner, own = (name, best.number), [key for key in trials if key[0] == name]
         default = column.get((name, DEFAULT_TRIAL))
 
-        def edge(reference: Array, among: list[tuple[str, int]], winner: tuple[str, int] = winner) -> SelectedEdge:
+        def edge(reference: Array, among: list[tuple[str, int]], lost: int, winner: Any = winner) -> SelectedEdge:
             values = matrix.values[:, [column[key] for key in among]]
-            return selected_edge(values, reference, among.index(winner), block=block)
+            return with_pruned(selected_edge(values, reference, among.index(winner), block=block), lost)
 
         found[name] = (
-            edge(matrix.naive, trials),
-            None if default is None else edge(matrix.values[:, default], own),
+            edge(matrix.naive, trials, sum(pruned.values())),
+            None if default is None else edge(matrix.values[:, default], own, pruned[name]),
         )
-    return found, len(trials), len(matrix.naive)
+    return found, len(trials) + sum(pruned.values()), len(matrix.naive)
 
 
 def _naive(config: TuneConfig) -> tuple[pa.Table, tuple[float, ...], dict[str, float]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +49,7 @@ def edges(study: StudyFolder, records: Sequence[TrialRecord], winner: int) -> di
         except ForetrainError as error:
             found[against] = _without(winner, against, _in_a_line(error))
             continue
-        counted = counted_edge(edge, pruned)
-        facts = {"trial": winner, "against": against, "block": block, "pruned": pruned, **counted}
+        facts = {"trial": winner, "against": against, "block": block, "pruned": pruned, **_tree(edge, pruned)}
         found[against] = {**facts, "sentence": _sentence(facts)}
     return found
 
@@ -75,14 +74,17 @@ def _default(study: StudyFolder, winner: int) -> Any:
     return both.values[:, 1]
 
 
-def counted_edge(edge: SelectedEdge, pruned: int) -> dict[str, Any]:
-    """Return an edge as JSON data, with the p-value that counts pruned trials too."""
-    tree = asdict(edge)
-    p_value = edge.p_value
-    if edge.p_value is not None and edge.p_single is not None:
-        p_value = min(1.0, edge.p_value + pruned * edge.p_single)
+def with_pruned(edge: SelectedEdge, pruned: int) -> SelectedEdge:
+    """Return an edge whose p-value counts pruned trials too, one by one: they might have won, and left no losses."""
+    if edge.p_value is None or edge.p_single is None:
+        return edge
+    return replace(edge, p_value=min(1.0, edge.p_value + pruned * edge.p_single))
+
+
+def _tree(edge: SelectedEdge, pruned: int) -> dict[str, Any]:
+    """Return an edge as JSON data, with pruned trials counted."""
     shown = edge.edge if math.isfinite(edge.edge) else None
-    return {**tree, "edge": shown, "p_value": p_value, "p_of_trials_with_losses": edge.p_value}
+    return {**asdict(with_pruned(edge, pruned)), "edge": shown, "p_of_trials_with_losses": edge.p_value}
 
 
 def _sentence(facts: dict[str, Any]) -> str:
