@@ -57,6 +57,16 @@ class _Place(NamedTuple):
     def bytes(self) -> int:
         return self.ranges[-1][1] - self.ranges[0][0]
 
+    def joins(self, file: MappedFile, span: tuple[int, int], slots: range, most: int) -> bool:
+        """Return whether a record batch is the next one of the shard, and both together have at most so many bytes."""
+        next_one = self.file is file and self.ranges[-1][1] == span[0] and self.slots.stop == slots.start
+        return next_one and span[1] - self.ranges[0][0] <= most
+
+    def joined(self, span: tuple[int, int], chunk: Chunk, slots: range) -> _Place:
+        """Return the place with the next record batch."""
+        slots = range(self.slots.start, slots.stop)
+        return _Place(self.pool, self.file, [*self.ranges, span], [*self.chunks, chunk], slots)
+
 
 class _Loading:
     """A group that a thread reads."""
@@ -192,7 +202,7 @@ class SequentialReader:
 
     def _fill(self, place: _Place, memory: np.ndarray, begin: int) -> None:
         """Read a piece of a shard. Raises DataError if it cannot be read, or is no longer the one that was opened."""
-        path, view, done = place.file.path, memoryview(memory), 0
+        path, view, done = place.file.path, memory.data, 0
         try:
             descriptor = _opened_again(place.file)
             try:
@@ -220,12 +230,8 @@ class SequentialReader:
             if not len(slots):
                 continue
             _check_buffer(pool.corpus, span[1] - span[0], buffer)
-            last = found[-1] if found else None
-            joins = last is not None and last.file is file and last.slots.stop == slots.start
-            if joins and last.ranges[-1][1] == span[0] and span[1] - last.ranges[0][0] <= buffer // PIECES:
-                last.ranges.append(span)
-                last.chunks.append(chunk)
-                found[-1] = last._replace(slots=range(last.slots.start, slots.stop))
+            if found and found[-1].joins(file, span, slots, buffer // PIECES):
+                found[-1] = found[-1].joined(span, chunk, slots)
             else:
                 found.append(_Place(number, file, [span], [chunk], slots))
         return found

@@ -48,8 +48,7 @@ def begin_verification(configs: Iterable[DataConfig], world: World) -> Callable[
     def start() -> None:
         for data in configs:
             with _naming_copies(data.stage_to):
-                staged = data.stage_to is not None
-                folders = Staging(data.folders, data.stage_to).read_from if staged else data.folders
+                folders = data.folders if data.stage_to is None else Staging(data.folders, data.stage_to).read_from
                 check = Verification(folders, data.verify)
                 checks.append((check, data.stage_to))
                 with announced(f"comparing {check.bytes / _GB:,.1f} GB of corpora with their hashes", world):
