@@ -52,6 +52,13 @@ def test_a_training_and_series_are_made_from_names_alone(elsewhere: Path, capsys
     assert (elsewhere / "corpus" / "manifest.json").is_file()
 
 
+def test_a_setting_may_be_longer_than_the_name_of_a_file(elsewhere: Path, capsys):
+    names = [f"A{k:03}" for k in range(60)]
+    foretrain("config", "show", "debug", f"data.holdout_items=[{', '.join(names)}]")
+    said = capsys.readouterr().out
+    assert all(f"- {name}\n" in said for name in names)
+
+
 def test_the_copy_of_a_config_is_what_its_name_means_from_then_on(elsewhere: Path, capsys):
     foretrain("config", "copy", "debug")
     text = (elsewhere / "debug.yaml").read_text()

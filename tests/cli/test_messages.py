@@ -66,6 +66,7 @@ def test_without_any_setup_a_warning_reaches_stderr():
     [
         (errno.EEXIST, "runs: a file is where a folder is needed. Choose another folder, or remove the file."),
         (errno.ENOSPC, "runs: No space left on device. Free space or choose another folder."),
+        (errno.ENAMETOOLONG, "runs: File name too long. A name has at most 255 bytes; choose a shorter one."),
         (errno.EBADF, None),
     ],
 )

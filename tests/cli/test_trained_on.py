@@ -124,7 +124,9 @@ def test_prices_that_training_reached_are_flagged_on_market_suites_and_those_hel
     assert (codes(found["release"]), codes(found["naive"])) == ([SEEN], [])
     assert "24 of 60 windows" in found["release"]["flags"][0]["text"]  # before the 36 steps that were held out
     said = capsys.readouterr().out
-    assert "SEEN: WINDOWS OVERLAP TRAINING DATA" in said and "So this score measures memory, not forecasting." in said
+    assert (
+        "SEEN: WINDOWS OVERLAP TRAINING DATA" in said and "So this is no score on data that training never saw." in said
+    )
     # other prices of the same days, and later ones
     others = np.concatenate([candles(200) * 3, candles(200)[::-1] * 2])
     foretrain(*command, "--data", imported(here.parent, "others", others[:250], columns), "--out", "others")

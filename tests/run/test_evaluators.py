@@ -93,9 +93,9 @@ def test_absent_data_are_named_before_anything_is_written(tmp_path, suites):  # 
         train_run(config)
     first, second = str(error.value).splitlines()
     assert first.startswith("evaluators: lite: pooled/other has no data. Put data sets of someone/sets into")
-    assert second.startswith(f"evaluators: own: corpus {tmp_path / 'gone'}: no such folder")
+    assert second.startswith(f"  evaluators: own: corpus {tmp_path / 'gone'}: no such folder")
     lines = describe_run(config, World())
-    assert [line for line in lines if line.startswith(REFUSED)] == [REFUSED + first, REFUSED + second]
+    assert [line for line in lines if line.startswith(REFUSED)] == [REFUSED + first, REFUSED + second.strip()]
     assert "evaluator lite: 3 tasks of pooled, 1 without data, every 4 steps and at the end" in lines
     assert not (tmp_path / "run").exists()
 

@@ -90,6 +90,8 @@ def file_error_text(error: OSError) -> str | None:
         return f"{place}: {error.strerror}. The disk or its connection fails; look at the system's log."
     if error.errno not in _FILE_ERRORS:
         return None
+    if error.errno == errno.ENAMETOOLONG:
+        return f"{place}: {error.strerror}. A name has at most 255 bytes; choose a shorter one."
     return f"{place}: {error.strerror}. Free space or choose another folder."
 
 

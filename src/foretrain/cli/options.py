@@ -231,7 +231,7 @@ def config_and_overrides(
 
     overrides: list[str | tuple[str, Any]] = []
     for position, item in enumerate(items or []):
-        if "=" in item and not Path(item).is_file():
+        if "=" in item and not os.path.isfile(item):  # Path raises for a setting longer than a file's name
             overrides.append(item)
             continue
         if position == 0 and config is None:

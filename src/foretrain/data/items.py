@@ -12,6 +12,7 @@ from __future__ import annotations
 import fnmatch
 import glob
 import hashlib
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -241,7 +242,7 @@ def _unknown(lost: Sequence[str], where: str, corpora: Sequence[Corpus]) -> Conf
     more = f" (nor are {len(lost) - 1:,} more)" if len(lost) > 1 else ""
     if entry in names:
         hint = f"As a pattern, the item of this name is written {glob.escape(entry)!r}."
-    elif Path(entry).is_file():
+    elif os.path.isfile(entry):  # Path raises for what is too long to be one
         hint = f"A file of names is written file:{entry}."
     else:
         close = nearest(re.sub(r"[*?\[\]]", "", entry), names, most=3, cutoff=0.5)

@@ -10,6 +10,7 @@ from foretrain.errors import ConfigError
 from foretrain.evaluation.validation import chosen_options
 from foretrain.models import family
 from foretrain.models.base import Forecaster, Trainable
+from foretrain.notes import counted
 from foretrain.run.config import RunConfig
 from foretrain.suites.evaluator import EvaluatedWeights, EvaluatorConfig, SuiteEvaluator, chosen_tasks, missing_data
 
@@ -50,7 +51,7 @@ def makes_forecasts(config: RunConfig, model: Trainable) -> bool:
 def check_data(config: RunConfig) -> None:
     """Raise ConfigError that lists what data of a run's evaluators are absent."""
     if missing := [line for one in config.evaluators for line in missing_data(one)]:
-        raise ConfigError("\n".join(missing))
+        raise ConfigError("\n  ".join(missing))  # indented, as a terminal shows lines of one error
 
 
 def describe_evaluators(config: RunConfig) -> tuple[list[str], list[str]]:
@@ -58,7 +59,9 @@ def describe_evaluators(config: RunConfig) -> tuple[list[str], list[str]]:
     lines, missing = list[str](), list[str]()
     for one in config.evaluators:
         absent = missing_data(one)
-        what = f"corpus {one.corpus}" if one.suite is None else f"{len(chosen_tasks(one)):,} tasks of {one.suite}"
+        what = (
+            f"corpus {one.corpus}" if one.suite is None else f"{counted(len(chosen_tasks(one)), 'task')} of {one.suite}"
+        )
         there = (
             "data absent"
             if absent and one.suite is None

@@ -47,7 +47,7 @@ _MAKES_OF_IT = {
     "fev": "trained_on_this_dataset is True, and leaderboards replace the score by that of a model that saw nothing",
     "offset": "this is an in-domain score, no zero-shot one",
     "ltsf": "this is no zero-shot score",
-    _OWN: "this score measures memory, not forecasting",
+    _OWN: "this is no score on data that training never saw",
 }
 _MARKS: dict[str, str] = dict(zip(FLAGS, ("SEEN", "SEEN", "perhaps seen", "unknown"), strict=True))
 # What evaluations say of the windows of a corpus.

@@ -23,6 +23,7 @@ from foretrain.distributed.world import World
 from foretrain.errors import ConfigError, TrainingError
 from foretrain.hints import did_you_mean
 from foretrain.models.base import Forecaster, Trainable
+from foretrain.notes import counted
 from foretrain.suites.contestants import LoadedModel
 from foretrain.suites.definition import BenchmarkTask, tasks_of
 from foretrain.suites.local import local_data, local_task
@@ -206,8 +207,9 @@ class SuiteEvaluator:
         limit = f", at most {config.max_minutes:g} minutes" if config.max_minutes else ""
         keep = f", keeps the best {config.keep_best} by {config.metric}" if config.keep_best else ""
         items = sum(rows.num_items for rows in self.rows)
-        what = f"{len(self.rows):,} tasks of {config.suite}" if config.suite else f"corpus {config.corpus}"
-        return f"evaluator {self.name}: {what}, {items:,} items, {windows:,} windows, every {every}{limit}{keep}"
+        what = f"{counted(len(self.rows), 'task')} of {config.suite}" if config.suite else f"corpus {config.corpus}"
+        size = f"{counted(items, 'item')}, {counted(windows, 'window')}"
+        return f"evaluator {self.name}: {what}, {size}, every {every}{limit}{keep}"
 
     def __call__(self, model: Trainable, step: int, until: float | None) -> Evaluation:
         """Score a model on all tasks; on the first failure, or when the time is over, with those that are done."""
@@ -258,7 +260,7 @@ class SuiteEvaluator:
             score,
             state,
             problem,
-            summary=" | ".join([*shown, f"{len(found):,} tasks, {items:,} items"]),
+            summary=" | ".join([*shown, f"{counted(len(found), 'task')}, {counted(items, 'item')}"]),
             details={"suite": self.config.suite, "corpus": self.config.corpus, "of": self.ranking.of,
                      "metric": self.config.metric, "tasks": {name: _entry(*pair) for name, pair in found.items()}},
         )  # fmt: skip
