@@ -34,6 +34,14 @@ from foretrain.tuning.trial import run_trial
 RATE = "optimizer.learning_rate"
 ROOM = {"data.validation_steps": 96, "data.test_steps": 132, "evaluation.num_windows": 8}  # 8 origins, then 11
 
+DATES = {
+    "data.validation_steps": None,
+    "data.test_steps": None,
+    "data.validation_from": "2000-01-11",
+    "data.test_from": "2000-01-14T06:00",
+    "data.embargo": "6h",
+}
+
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,16 +267,23 @@ def test_the_search_and_its_p_values_do_not_depend_on_the_test_part(tmp_path: Pa
 
 
 def test_a_study_that_starts_from_weights_has_a_zero_shot_row(ended: Path, tmp_path: Path) -> None:
+    """By dates, on two folds, with two objectives."""
     start = ended / "final" / "default" / "release"
-    change = {**ROOM, "model": {"family": "linear", "model_id": str(start)}}
+    change = {**DATES, "model": {"family": "linear", "model_id": str(start)}, "evaluation.num_windows": 6}
     objectives = [{"metric": "val_wql"}, {"metric": "val_mase"}]
-    found = searched(tmp_path / "s", {0: {RATE: 0.05}}, change=change, objectives=objectives)
+    found = searched(tmp_path / "s", {0: {RATE: 0.05}}, change=change, objectives=objectives, folds={"count": 2})
     tree = opened(found)
+    assert tree["counts"]["origins"] == 10 and tree["selection"]["default"]["dates"] == 12
+    assert tree["split"] == {"validation_from": "2000-01-11", "test_from": "2000-01-14T06:00:00", "embargo": "6h",
+                             "folds": 2}  # fmt: skip
     assert {"val_wql", "val_mase"} == tree["models"]["winner"]["validated"].keys()
     assert any(line.startswith("validation: val_mase") for line in final_lines(tree))
     assert tree["labels"]["zero_shot"] == f"zero-shot ({start})" and "zero_shot_of_default" not in tree["labels"]
-    earlier = opened(copied(ended, tmp_path / "of-the-start"))
-    assert tree["metrics"]["zero_shot"] == earlier["metrics"]["default"]
+    said = evaluate(
+        load(start).model, [spec.open() for spec in contenders.final_config(found, {}, "default").data.corpora],
+        prediction_length=12, split="test", test_from="2000-01-14T06:00:00",
+    )  # fmt: skip
+    assert tree["metrics"]["zero_shot"] == pytest.approx(said.pooled["model"], nan_ok=True)
     assert tree["tests"]["zero_shot"]["p_value"] is not None and not tree["unfair"]
 
 

@@ -53,7 +53,7 @@ class Contender:
         source: a folder or hub id.
         config: of its run, as resolved.
         context: steps of history that it sees.
-        facts: its release's record.
+        facts: its release's record; of the weights that a run started from, that of its release.
         hash: of its weights; None for a model without a release of its own.
         open: loads it.
         validated: objectives of the validation that chose its step, by metric.
@@ -176,7 +176,7 @@ def _start(of: Contender, key: str, label: str, origin: dict[str, Any]) -> Conte
         return open_reference(ZERO_SHOT_ARGUMENT, of.source, of.open(), options).model
 
     name = f"{label} ({origin['asked']})"
-    return Contender(key, name, str(origin["asked"]), of.config, of.context, {}, origin["hash"], opened, {})
+    return Contender(key, name, str(origin["asked"]), of.config, of.context, of.facts, origin["hash"], opened, {})
 
 
 def _validated(study: StudyFolder, folder: Path) -> dict[str, float]:

@@ -78,7 +78,7 @@ def _table(study: StudyFolder, winner: TrialRecord, command: str, say: Say) -> d
     found, trials = _saved(folder / FINAL_JSON), sum(record.number >= 0 for record in study.records())
     opening = open_part(part, study.path, study=str(study.path.absolute()), trials=trials, id=attempt)
     if found is None or found.get("opening", {}).get("id") != attempt:
-        result = scored_finals(rivals, panel, run, BASELINES, notes)
+        result = scored_finals(rivals, panel, run, tuple(BASELINES), notes)
         found = plain(
             {
                 **_facts(study, winner, command, run, source),

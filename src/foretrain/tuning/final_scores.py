@@ -70,9 +70,7 @@ def scored_finals(
     notes: further ones, for the result. Reads the values of the test part. Raises the errors of loading a model.
     """
     settings = run.evaluation
-    backtest = Backtest(
-        panel, levels=settings.quantile_levels, baselines=tuple(baselines), batch_size=settings.batch_size
-    )
+    backtest = Backtest(panel, levels=settings.quantile_levels, baselines=baselines, batch_size=settings.batch_size)
     found = {key: _forecasts(backtest, one) for key, one in contenders.items()}
     for corpus in panel.corpora:
         corpus.check_unchanged()
