@@ -154,6 +154,7 @@ def tune_lr_range(
     prepare(None)
     from foretrain.evaluation.plots import png
     from foretrain.tuning.lr_range import check_range, draw_range, range_lines, run_range
+    from foretrain.tuning.report_pictures import with_palette
     from foretrain.tuning.short_run import one_run, to_stderr
 
     check_range(low, high, steps)
@@ -164,7 +165,7 @@ def tune_lr_range(
         assert drawn is not None
         _write_together(
             {
-                out / "lr-range.png": drawn,
+                out / "lr-range.png": with_palette(drawn),
                 out / "lr-range.csv": found.csv().encode(),
                 out / "lr-range.json": facts.encode(),
             }
@@ -197,6 +198,7 @@ def tune_probe(
     from foretrain.evaluation.plots import png
     from foretrain.run.health_picture import draw_health
     from foretrain.tuning.probe import FAILS, probe_lines, run_probe
+    from foretrain.tuning.report_pictures import with_palette
     from foretrain.tuning.short_run import one_run, to_stderr
 
     _check_folder(out)
@@ -204,7 +206,7 @@ def tune_probe(
     if out is not None:
         drawn = png(draw_health, found.records, f"probe of {_named(path)}") if found.health is not None else None
         files = {out / "probe.json": json.dumps(found.facts(), indent=1).encode()}
-        files |= {} if drawn is None else {out / "probe.png": drawn}
+        files |= {} if drawn is None else {out / "probe.png": with_palette(drawn)}
         _write_together(files)
     if as_json:
         typer.echo(json.dumps(found.facts(), indent=1))

@@ -23,7 +23,8 @@ def page(title: str, body: Sequence[str]) -> str:
 
 def rows_table(header: list[str], rows: list[str]) -> str:
     """Return a table of rows that are HTML already; the header too."""
-    head = "".join(f"<th{' class=text' if text.startswith('verdict') else ''}>{text}</th>" for text in header)
+    texts = ("verdict", "candidate")  # columns of text, aligned to the left
+    head = "".join(f"<th{' class=text' if text.startswith(texts) else ''}>{text}</th>" for text in header)
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
 
 

@@ -81,4 +81,4 @@ def _best_table(facts: dict[str, Any]) -> str:
         )
     if not facts["best"]:
         return remark("No trial is complete and keeps to the constraints.")
-    return rows_table(["trial", *metrics, "steps", "time", '<span class="text">candidate</span>'], rows)
+    return rows_table(["trial", *metrics, "steps", "time", "candidate"], rows)

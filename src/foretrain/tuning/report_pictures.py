@@ -177,7 +177,9 @@ def draw_importance(of: StudyPictures) -> Figure | None:
         ax.set_xlim(0, 1.14 * max(shares))
         ax.grid(axis="y", visible=False)
         ax.set_xlabel("share of what separates them, percent")
-        ax.set_title(f"{short(of.metrics[column], 24)}: the best {found['best']} of {found['trials']}", loc="left")
+        ax.set_title(
+            f"{short(of.metrics[column], 24)}: the best {found['best']} of {found['trials']} trials", loc="left"
+        )
     from matplotlib.patches import Patch
 
     keys_of = {"more than chance gives": Patch(color=BLUE), "within chance": Patch(color=_PRUNED)}
