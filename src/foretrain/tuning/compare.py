@@ -110,8 +110,7 @@ def studies_of(config: CompareConfig) -> dict[str, TuneConfig]:
     """
     found: dict[str, TuneConfig] = {}
     for given in config.studies:
-        path, _ = find_config(Path(given), TUNE)
-        name = path.stem
+        path, name = find_config(Path(given), TUNE)[0], _name(given)
         if name in found:
             raise ConfigError(f"studies: two are called {name}, which names the folder of each. Rename a file.")
         if is_comparison(path):
@@ -126,6 +125,11 @@ def studies_of(config: CompareConfig) -> dict[str, TuneConfig]:
                 "shared: {objectives: [{metric: val_wql}]}."
             )
     return found
+
+
+def _name(given: str) -> str:
+    """Return the name of a study's folder: that of its config, tune/toto or mine/toto.yaml."""
+    return Path(given).name.removesuffix(".yaml")
 
 
 def check_windows(studies: dict[str, TuneConfig]) -> dict[str, float]:
@@ -181,7 +185,7 @@ def compare_studies(path: Path) -> StudyTable:
 
     Raises DataError if trials were scored on different windows, and ConfigError if no study has begun.
     """
-    names = [Path(find_config(Path(given), TUNE)[0]).stem for given in open_comparison(path).studies]
+    names = [_name(given) for given in open_comparison(path).studies]
     folders = {name: open_study(path / name) for name in names if (path / name / "study.yaml").is_file()}
     if not folders:
         raise ConfigError(f"{path}: none of its studies has begun. foretrain tune resume {path}.")
