@@ -125,6 +125,8 @@ SLOW = (
     "tests/run/test_health_picture.py",
     "tests/run/test_items.py",
     "tests/run/test_pipeline.py",
+    "tests/run/test_reading.py",
+    "tests/run/test_staged.py",
     "tests/test_pack_pretrained.py",
     "tests/test_presets.py",
     "tests/test_pretraining_cases.py",

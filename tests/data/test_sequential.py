@@ -198,6 +198,23 @@ def test_folders_of_other_programs_are_read_too(tmp_path, kind: str) -> None:
     as_mapped(found, found.epoch_length)  # float64, so row by row
 
 
+def test_a_dictionary_of_another_program_is_refused(tmp_path) -> None:
+    table = pa.table({"target": [[float(k)] * 60 for k in range(4)], "id": pa.array(list("abab")).dictionary_encode()})
+    (tmp_path / "c").mkdir()
+    with pa.ipc.new_stream(str(tmp_path / "c" / "data.arrow"), table.schema) as writer:
+        writer.write_table(table)
+    (tmp_path / "c" / "state.json").write_text('{"_data_files": [{"filename": "data.arrow"}]}')
+    with pytest.raises(ConfigError, match=r"has a dictionary.* too. Import it"):
+        TrainingSource(config(Corpus.open(tmp_path / "c")), seed=1)
+
+
+def test_values_are_aligned_as_in_their_files(source: TrainingSource) -> None:
+    places = source.reader._places
+    for place, memory in zip(places, sequential._memory_of(places), strict=True):
+        assert len(memory) == place.bytes
+        assert memory.ctypes.data % 64 == place.ranges[0][0] % 64
+
+
 # -- what ends it ----------------------------------------------------------------------------------------------------
 
 

@@ -15,7 +15,7 @@ from foretrain.data.manifest import read_manifest
 from foretrain.data.staging import copy_of
 from foretrain.data.store import CorpusWriter
 from foretrain.distributed.world import World
-from foretrain.errors import ConfigError, DataError
+from foretrain.errors import ConfigError, DataError, MissingCorpusError
 from foretrain.run.config import config_hash, config_hash_1, load_config
 from foretrain.run.dry_run import describe_run
 from foretrain.run.pipeline import run_stages
@@ -108,6 +108,13 @@ def test_corpora_that_are_given_opened_have_no_copy(tmp_path: Path, corpus: Path
     settings = config(tmp_path, corpus, "run", **{"data.stage_to": tmp_path / "local"})
     with pytest.raises(ConfigError, match="no effect on corpora that are given opened"):
         train_run(settings, corpora=settings.data.open())
+
+
+def test_a_corpus_that_is_not_there_is_named_as_without_copies(tmp_path: Path) -> None:
+    for data in ({}, {"data.stage_to": tmp_path / "local"}):
+        with pytest.raises(MissingCorpusError, match="nothing: no such corpus folder"):
+            train_run(config(tmp_path, tmp_path / "nothing", "run", **data))
+    assert not (tmp_path / "local").exists()
 
 
 def test_stages_read_copies_too(tmp_path: Path, corpus: Path) -> None:

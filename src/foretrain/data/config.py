@@ -161,7 +161,9 @@ class DataConfig(Section):
     def _check_reader(self) -> None:
         if self.reader == "mapped":
             if self.read_buffer_mb is not None:
-                raise ValueError("read_buffer_mb: no effect beside reader=mapped; or set reader=sequential")
+                raise ValueError(
+                    "read_buffer_mb: no effect beside reader=mapped; leave it out, or set reader=sequential"
+                )
             return
         if self.sampling != "epoch":
             raise ValueError(

@@ -8,6 +8,7 @@ and offsets of their record batches.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -15,6 +16,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -69,24 +71,35 @@ class _Place(NamedTuple):
 
 
 class _Loading:
-    """A group that a thread reads."""
+    """The pieces of a group, which a thread reads into memory.
 
-    def __init__(self, read: Callable[[], Any]) -> None:
-        self._read, self._found, self._error = read, None, None
-        self._thread = threading.Thread(target=self._try, name="reader", daemon=True)
+    It does nothing else: a daemon thread that the end of the process meets inside of Arrow would abort it.
+    """
+
+    def __init__(self, places: list[_Place], fill: Callable[[_Place, np.ndarray, threading.Event], None]) -> None:
+        self.places, self.memory = places, _memory_of(places)
+        self.opened: tuple[IntArray, Gather] | None = None
+        self._fill, self._error = fill, None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._read, name="reader", daemon=True)
         self._thread.start()
 
-    def _try(self) -> None:
+    def _read(self) -> None:
         try:
-            self._found = self._read()
+            for place, memory in zip(self.places, self.memory, strict=True):
+                self._fill(place, memory, self._stop)
         except Exception as error:  # any: whoever waits for it raises it
             self._error = error
 
-    def wait(self) -> Any:
+    def stop(self) -> None:
+        """Read no further; what was read is of no use."""
+        self._stop.set()
+
+    def wait(self) -> None:
+        """Wait until all is read. Raises what reading it raised."""
         self._thread.join()
         if self._error is not None:
             raise self._error
-        return self._found
 
 
 class SequentialReader:
@@ -118,6 +131,7 @@ class SequentialReader:
         self._buffer_mb = buffer_mb
         self._loading: dict[tuple[int, int], _Loading] = {}
         self._lock = threading.Lock()  # the thread that prepares batches, and whoever reads one again
+        self._counting = threading.Lock()
         self.bytes_read: Counter[tuple[int, str]] = Counter()  # by epoch and path of the shard, of newest epochs
         self.requests = 0  # reads made
         self.waited = 0.0  # seconds for which windows waited for a group
@@ -154,38 +168,39 @@ class SequentialReader:
         """Return the slots of a group and what gathers its windows; the next one is read meanwhile."""
         last = group + 1 == len(self.order.groups(epoch).ends)
         wanted = [(epoch, group), (epoch + 1, 0) if last else (epoch, group + 1)]
-        self._loading = {key: loading for key, loading in self._loading.items() if key in wanted}
-        for key in wanted:
-            if key not in self._loading:
-                self._loading[key] = _Loading(lambda key=key: self._load(*key))
-        begun = time.perf_counter()
+        for key in [key for key in self._loading if key not in wanted]:
+            self._loading.pop(key).stop()
+        loading, begun = self._begun(*wanted[0]), time.perf_counter()
         try:
-            return self._loading[epoch, group].wait()
+            loading.wait()
         except Exception:
             del self._loading[epoch, group]  # to be tried again by the next call
             raise
         finally:
             self.waited += time.perf_counter() - begun
+        self._begun(*wanted[1])
+        if loading.opened is None:
+            loading.opened = self._opened(loading)
+        return loading.opened
+
+    def _begun(self, epoch: int, group: int) -> _Loading:
+        """Return the group that a thread reads, or has read."""
+        key = epoch, group
+        if key not in self._loading:
+            places = [self._places[k] for k in self.order.pieces_of(*key)]
+            self._loading[key] = _Loading(places, functools.partial(self._fill, epoch))
+        return self._loading[key]
 
     # -- reading -------------------------------------------------------------------------------------------------
 
-    def _load(self, epoch: int, group: int) -> tuple[IntArray, Gather]:
-        places = [self._places[k] for k in self.order.pieces_of(epoch, group)]
-        memory = np.empty(sum(place.bytes + 2 * _ALIGNED for place in places), np.uint8)
+    def _opened(self, loading: _Loading) -> tuple[IntArray, Gather]:
+        """Return the slots of a group that was read, and what gathers its windows."""
         chunks: list[list[Chunk]] = [[] for _ in self._pools]
-        used = -memory.ctypes.data % _ALIGNED
-        for place in places:
-            begin, end = place.ranges[0][0], place.ranges[-1][1]
-            used += begin % _ALIGNED
-            self._fill(place, memory[used : used + end - begin], begin)
-            self.bytes_read[epoch, str(place.file.path)] += end - begin
+        for place, memory in zip(loading.places, loading.memory, strict=True):
+            begin = place.ranges[0][0]
             for (first, stop), chunk in zip(place.ranges, place.chunks, strict=True):
-                message = pa.py_buffer(memory[used + first - begin : used + stop - begin])
-                chunks[place.pool].append(_opened(chunk, message))
-            used += -(-(end - begin) // _ALIGNED) * _ALIGNED
-        for key in [key for key in self.bytes_read if key[0] < epoch - 2]:
-            del self.bytes_read[key]
-        slots = np.concatenate([np.arange(place.slots.start, place.slots.stop) for place in places])
+                chunks[place.pool].append(_opened(chunk, pa.py_buffer(memory[first - begin : stop - begin])))
+        slots = np.concatenate([np.arange(place.slots.start, place.slots.stop) for place in loading.places])
         return slots, self._gather_of(slots, chunks)
 
     def _gather_of(self, slots: IntArray, chunks: list[list[Chunk]]) -> Gather:
@@ -200,22 +215,29 @@ class SequentialReader:
         reserved = of_slots(self._plan.reserved, slots)
         return Gather(pools, self._plan.lengths[slots], reserved=reserved, **self._how)
 
-    def _fill(self, place: _Place, memory: np.ndarray, begin: int) -> None:
+    def _fill(self, epoch: int, place: _Place, memory: np.ndarray, stop: threading.Event) -> None:
         """Read a piece of a shard. Raises DataError if it cannot be read, or is no longer the one that was opened."""
-        path, view, done = place.file.path, memory.data, 0
+        path, begin, view, done = place.file.path, place.ranges[0][0], memory.data, 0
         try:
             descriptor = _opened_again(place.file)
             try:
-                while done < len(view):
+                while done < len(view) and not stop.is_set():
                     count = self._read(descriptor, view[done : done + REQUEST], begin + done)
-                    self.requests += 1
                     if not count:
                         raise DataError(shorter(path, begin + done, place.file.buffer.size))
                     done += count
+                    self._count(epoch, path, count)
             finally:
                 os.close(descriptor)
         except OSError as error:
             raise DataError(f"{path}: cannot be read: {error.strerror or error}. Repeat with --resume.") from None
+
+    def _count(self, epoch: int, path: Path, count: int) -> None:
+        with self._counting:
+            self.requests += 1
+            self.bytes_read[epoch, str(path)] += count
+            for key in [key for key in self.bytes_read if key[0] < epoch - 2]:
+                del self.bytes_read[key]
 
     # -- cutting shards into pieces ------------------------------------------------------------------------------
 
@@ -235,6 +257,18 @@ class SequentialReader:
             else:
                 found.append(_Place(number, file, [span], [chunk], slots))
         return found
+
+
+def _memory_of(places: Sequence[_Place]) -> list[np.ndarray]:
+    """Return memory for each place, in one stretch, aligned as in its file."""
+    whole = np.empty(sum(place.bytes + 2 * _ALIGNED for place in places) + _ALIGNED, np.uint8)
+    found, free = list[np.ndarray](), -whole.ctypes.data % _ALIGNED
+    for place in places:
+        first = free + place.ranges[0][0] % _ALIGNED
+        found.append(whole[first : first + place.bytes])
+        free = first + place.bytes
+        free += -(whole.ctypes.data + free) % _ALIGNED
+    return found
 
 
 def _check_buffer(corpus: Corpus, size: int, buffer: int) -> None:

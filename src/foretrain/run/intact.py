@@ -28,6 +28,7 @@ def stage_corpora(configs: Sequence[DataConfig], world: World, *, given: bool = 
     def copy() -> None:
         for data in configs:
             if data.stage_to is not None:
+                data.check_folders()
                 staging = Staging(data.folders, data.stage_to)
                 staging.check_space()
                 size = f"{staging.missing_bytes / _GB:,.1f} GB of corpora"
