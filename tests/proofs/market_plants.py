@@ -64,6 +64,7 @@ def split(ratio: float) -> Callable[[np.random.Generator, Bars], Planted]:
         opens = np.flatnonzero(np.diff(one.times // DAY)) + 1
         usual = detect.local_scale(detect.moves(one.values[3, opens - 1]))
         place = np.unique(np.minimum(np.searchsorted(opens, places(rng, one)), len(opens) - 1))
+        place = place[np.diff(place, prepend=-60) >= 60]  # sessions: the rule looks at a hundred around a bar
         values, close, planted = one.values.copy(), one.values[3].astype(np.float64), []
         for at, scale in zip(opens[place].tolist(), usual[place].tolist(), strict=True):
             fallen = close[at - 1] < 0.5 * close[max(0, at - 250) : at].max()
