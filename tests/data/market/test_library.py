@@ -116,6 +116,31 @@ def test_files_that_contradict_each_other_go_to_quarantine_and_the_rest_is_built
     assert (tmp_path / "lib" / "quarantine" / "train" / "BAD.csv").is_file()
 
 
+def test_a_copy_with_other_rows_in_a_subset_is_told_and_not_read(tmp_path):
+    folder, lines = tmp_path / "in", bars(days(100), 1)
+    for symbol in ("A", "B", "C"):
+        write(folder / f"{symbol}.csv", lines)
+    write(folder / "few" / "A.csv", lines[20:60])  # some of its rows
+    write(folder / "few" / "C.csv", lines)
+    assert not [note for note in build(folder, tmp_path / "one").notes if "few" in note]
+    scaled = [f"{line.split(',')[0]},1,1,1,1,1" for line in lines]
+    write(folder / "few" / "A.csv", scaled)
+    write(folder / "scaled" / "deep" / "C.csv", scaled)
+    report = build(folder, tmp_path / "lib")
+    assert list(report.entries) == ["A", "B", "C"] and not report.quarantined
+    assert [note for note in report.notes if "subset" in note] == [
+        "few/A.csv and 1 more: in a subset, with rows that the symbol's own files do not have; not read, since a "
+        "subset is a list of symbols"
+    ]
+    assert (
+        Corpus.open(tmp_path / "lib" / "B").values(0)[3].tolist()
+        == Corpus.open(tmp_path / "one" / "B").values(0)[3].tolist()
+    )
+    tree = json.loads((tmp_path / "lib" / "library.json").read_text())
+    assert tree["subsets"] == {"few": ["A", "C"], "scaled": ["C"]}
+    assert tree["symbols"]["A"]["files"].keys() == {"A.csv"}
+
+
 def test_parts_that_overlap_are_refused(tmp_path):
     lines = bars(days(100), 1)
     write(tmp_path / "in" / "train" / "A.csv", lines[:80])

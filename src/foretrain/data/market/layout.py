@@ -4,11 +4,12 @@ FOLDER/AAPL.csv                the series, or the union of its parts
 FOLDER/{train,val,test}/       parts of series
 FOLDER/unseen15/               symbols that no training may see, as files or in parts
 FOLDER/cache/                  not read
-FOLDER/any/                    a subset, if its symbols are all known from elsewhere, in copies of the same rows
+FOLDER/any/                    a subset, if its symbols are all known from elsewhere: a list of names, not read itself
 """
 
 from __future__ import annotations
 
+import filecmp
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ PARTS = {"train": "train", "val": "validation", "valid": "validation", "validati
 WHOLE = "whole"
 _UNSEEN = re.compile(r"unseen_?\d*", re.IGNORECASE)
 _LEFT = ("cache", ".cache", "__pycache__")
+_PLAIN = (".csv", ".tsv", ".txt")
 _KINDS = (*TEXTS, *COLUMNAR)
 
 
@@ -32,11 +34,12 @@ class SymbolFiles:
     symbol: str
     unseen: bool = False
     parts: dict[str, Path] = field(default_factory=dict)
-    copies: list[Path] = field(default_factory=list)  # in folders of subsets, and of unseen symbols beside others
+    copies: list[Path] = field(default_factory=list)  # in folders of unseen symbols beside others
+    listed: list[Path] = field(default_factory=list)  # copies in folders of subsets, which are not read
 
     @property
     def files(self) -> list[Path]:
-        """All files of the symbol, parts first, in the order of time."""
+        """All files that are read of the symbol, parts first, in the order of time."""
         order = (WHOLE, "train", "validation", "test")
         return [*(self.parts[part] for part in order if part in self.parts), *self.copies]
 
@@ -145,5 +148,24 @@ def _take_subset(known: dict[str, SymbolFiles], folder: Path, options: ImportOpt
             f"to {folder.parent}, or the folder elsewhere."
         )
     for symbol, paths in found.items():
-        known[symbol].copies += paths
+        known[symbol].listed += paths
     return tuple(sorted(found))
+
+
+def other_copies(layout: SymbolFolder) -> list[Path]:
+    """Return the copies in folders of subsets that hold a line which no file of their symbol has.
+
+    Of compressed and columnar files, those of other bytes.
+    """
+    found = []
+    for files in layout.symbols.values():
+        own: set[bytes] = set()
+        for copy in files.listed:
+            alike = [path for path in files.files if path.stat().st_size == copy.stat().st_size]
+            if any(filecmp.cmp(copy, path, shallow=False) for path in alike):
+                continue
+            plain = all(path.suffix.lower() in _PLAIN for path in (copy, *files.files))
+            own = own or {line for path in files.files if plain for line in path.read_bytes().splitlines()}
+            if not plain or not own.issuperset(copy.read_bytes().splitlines()):
+                found.append(copy)
+    return found

@@ -28,7 +28,7 @@ from foretrain.data.market import unseen
 from foretrain.data.market.assets import NAME as METADATA
 from foretrain.data.market.assets import asset_of, read_assets, read_downloads, read_own_assets
 from foretrain.data.market.calendars import ALWAYS, calendar_of, has_calendars
-from foretrain.data.market.layout import SymbolFiles, SymbolFolder, scan
+from foretrain.data.market.layout import SymbolFiles, SymbolFolder, other_copies, scan
 from foretrain.data.market.library_report import (
     BARS,
     OF_COPIES,
@@ -292,9 +292,16 @@ class _Work:
 
     def finish(self) -> None:
         """Write the summary, the metadata, the quarantine and library.json, which comes last."""
-        rows, assets, unread = list[tuple[Any, ...]](), dict[str, dict[str, Any]](), len(self.layout.left)
-        if unread:
+        rows, assets = list[tuple[Any, ...]](), dict[str, dict[str, Any]]()
+        if self.layout.left:
             self.report.notes.append(f"not read: {', '.join(self.layout.left)}")
+        others = [path.relative_to(self.layout.folder).as_posix() for path in other_copies(self.layout)]
+        if others:
+            more = f" and {len(others) - 1:,} more" if len(others) > 1 else ""
+            self.report.notes.append(
+                f"{others[0]}{more}: in a subset, with rows that the symbol's own files do not have; not read, since a "
+                "subset is a list of symbols"
+            )
         for corpus in sorted({entry.corpus for entry in self.entries.values()}):
             self._describe(corpus, rows, assets)
         _write_text(self.out / "data_summary.csv", csv_text(SUMMARY, sorted(rows)))
