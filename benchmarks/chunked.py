@@ -124,11 +124,11 @@ def main() -> None:
     parser.add_argument("--only", default="")
     parser.add_argument("--bounded", action="store_true", help="leave out the side without a bound")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--one", nargs=5, help=argparse.SUPPRESS)
+    parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one:
-        case, bound, context, horizon, out = given.one
-        found = measured(case, None if bound == "none" else bound, int(context), int(horizon), Path(out))
+        case, bound, context, out = given.one
+        found = measured(case, None if bound == "none" else bound, int(context), given.horizon, Path(out))
         print(json.dumps(found))
         return
     results: list[dict[str, Any]] = json.loads(given.json.read_text()) if given.json and given.json.exists() else []
@@ -145,8 +145,9 @@ def main() -> None:
                     case,
                     bound,
                     str(given.context),
-                    str(given.horizon),
                     str(out),
+                    "--horizon",
+                    str(given.horizon),
                 ]
                 done = subprocess.run(command, capture_output=True, text=True, check=False)
                 if done.returncode:

@@ -118,6 +118,17 @@ def test_squared_errors_of_prices_equal_plain_loops_and_currencies_are_not_mixed
     assert metrics.price_squares(_random(make_scored)) == {}
 
 
+def test_the_width_of_the_interval_equals_a_plain_loop_and_needs_no_common_unit(make_scored):
+    scored = _random(make_scored, price=True)
+    low, high = (scored.quantiles[:, :, scored.levels.index(level)] for level in (0.1, 0.9))
+    seen = [(n, h) for n in range(len(scored)) for h in range(scored.horizon) if np.isfinite(scored.target[n, h])]
+    assert 0 < len(seen) < scored.target.size
+    wanted = sum(high[at] - low[at] for at in seen) / sum(abs(scored.target[at]) for at in seen)
+    assert metrics.squares(scored)["width_80_ratio"] == pytest.approx(wanted, rel=1e-12)
+    none = make_scored(np.zeros((1, 2)), np.ones((1, 2)), item=[0])
+    assert np.isnan(metrics.squares(none)["width_80_ratio"]) and metrics.squares(none)["mse"] == 1
+
+
 def test_r2_is_1_for_the_truth_0_for_its_mean_return_and_undefined_without_a_spread(make_scored):
     truth = [[101.0, 102.0], [99.0, 104.0]]
     score = partial(make_scored, item=[0, 0], last=[100.0, 100.0], price=True)

@@ -38,7 +38,8 @@ METRICS: dict[str, Metric] = {
     "rmse": Metric("RMSE", "the item's unit", "lower"),
     "skill_vs_naive": Metric("skill against naive", "ratio", "higher"),
 }
-SQUARED = {  # of squares and price_squares: beside the absolute errors that tables show
+SQUARED = {  # of squares and price_squares: beside the absolute errors and coverage that tables show
+    "width_80_ratio": Metric("width of the 80% interval", "ratio to the mean of the absolute truth", "lower"),
     "mse": Metric("MSE", "square of the item's unit", "lower"),
     "pct_mse": Metric("MSE", "squared percent of the last close", "lower"),
     "pct_rmse": Metric("RMSE", "percent of the last close", "lower"),
@@ -198,12 +199,17 @@ def price_squares(scored: Scored) -> dict[str, float]:
 
 
 def squares(scored: Scored) -> dict[str, float]:
-    """Return price_squares and mse, the mean of (y - f)^2; mse only if all items share one unit."""
-    if not scored.one_unit:
-        return price_squares(scored)
-    s = sums(scored)
+    """Return width_80_ratio, price_squares, and mse if all items share one unit.
+
+    width_80_ratio: sum of (q.9 - q.1) / sum of |y| over observed steps; of two forecasts with one coverage the narrower
+    one is sharper. mse: mean of (y - f)^2.
+    """
+    s, observed = sums(scored), np.isfinite(scored.target)
+    width = np.where(observed, scored.at(INTERVAL[1]) - scored.at(INTERVAL[0]), 0.0).sum()
     with np.errstate(invalid="ignore", divide="ignore"):
-        return {"mse": float(s.squared.sum() / s.count.sum()), **price_squares(scored)}
+        found = {"width_80_ratio": float(width / s.size.sum()) if s.size.sum() > 0 else float("nan")}
+        found |= {"mse": float(s.squared.sum() / s.count.sum())} if scored.one_unit else {}
+    return found | price_squares(scored)
 
 
 def names_no_direction(scored: Scored) -> bool:

@@ -128,7 +128,7 @@ def check_same_windows(tasks: Sequence[TaskComparison]) -> None:
                 raise DataError(
                     f"{task.name}: {model} and {first.model} were scored on other windows: {result.windows:,} of "
                     f"{result.series:,} items and {first.windows:,} of {first.series:,}, or other values. Score both "
-                    "on one set of files, with the same --max-items."
+                    "on one set of files, with the same --max-items and --items."
                 )
 
 
