@@ -8,6 +8,8 @@ _NO_MEMORY = re.compile(
     r"out of memory|can't allocate memory|not enough memory|cannot allocate memory|STATUS_ALLOC_FAILED", re.IGNORECASE
 )
 
+DISK_TROUBLE = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO))
+
 
 class ForetrainError(Exception):
     """Base of every error that a user can cause; the CLI prints its message and exits with code 2."""
@@ -46,6 +48,15 @@ class Interrupted(BaseException):
     def __init__(self, exit_code: int, message: str, by_all: bool = False) -> None:
         super().__init__(message)
         self.exit_code, self.by_all = exit_code, by_all
+
+
+def of_the_disk(error: BaseException | None) -> bool:
+    """Return whether an error, or one that it was raised for, is of a disk that is full, read-only or broken."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in DISK_TROUBLE:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def out_of_memory(error: BaseException) -> str | None:

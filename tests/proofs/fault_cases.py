@@ -246,7 +246,12 @@ CASES = {
     "tune best --out": Case(["tune", "best", "study", "--out", "b/best.yaml"], ("study",), ("b",)),
     "data market build": Case(["data", "market", "build", "bars", "--out", "l/lib"], ("bars",), ("l",)),
     "data market build --update": Case(
-        ["data", "market", "build", "bars", "--out", "lib", "--update"], ("bars", "lib"), ("lib",), (), _more_bars
+        ["data", "market", "build", "bars", "--out", "lib", "--update"],
+        ("bars", "lib"),
+        ("lib",),
+        (),
+        _more_bars,
+        spare="lib/.B.old",
     ),
     "config copy": Case(["config", "copy", "chronos2/finetune", "--out", "k/c.yaml"], (), ("k",)),
     "config import": Case(

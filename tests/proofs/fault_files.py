@@ -174,8 +174,9 @@ class Trials:
         """Return what is neither as before nor as after."""
         found = []
         state = {path: content for path, content in state.items() if not hidden(path)}
+        trees = [{path: tree[path] for path in tree if not hidden(path)} for tree in (self.old, self.clean)]
         for unit in self.case.outputs:
-            now, before, after = (part(tree, unit) for tree in (state, self.old, self.clean))
+            now, before, after = (part(tree, unit) for tree in (state, *trees))
             if may_be_left and not any(now.values()):
                 continue  # empty folders
             if now not in (before, {}) and (now.keys() != after.keys() or self._unlike(now, after)):

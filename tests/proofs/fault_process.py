@@ -6,6 +6,7 @@ import contextlib
 import functools
 import gc
 import importlib
+import importlib.util
 import os
 import sys
 import tempfile
@@ -64,7 +65,8 @@ def import_all() -> None:
     import foretrain.run.quick  # noqa: F401
     from foretrain.cli.app import app
 
-    in_process()  # or workers would be processes that nothing disturbs
+    if importlib.util.find_spec("optuna") is not None:
+        in_process()  # or workers would be processes that nothing disturbs
 
     torch.set_num_threads(1)
     typer.main.get_command = functools.cache(typer.main.get_command)

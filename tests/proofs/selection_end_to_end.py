@@ -1,13 +1,13 @@
 """Tune a linear model on prices that hold nothing, and on prices that hold something, and test the best of the trials.
 
     python tests/proofs/selection_end_to_end.py [--repeats 10] [--trials 12] [--validations 2] [--only noise,planted]
-                                                [--json benchmarks/results/selection-end-to-end.json]
+                                                [--log FILE] [--json benchmarks/results/selection-end-to-end.json]
 
 As selection_noise.py, but with trained models: each repeat makes a corpus of new series, and a worker of `foretrain
-tune` in this process searches which of some models to fine-tune, with which learning rate and weight decay. The models
-are linear ones that were fitted to random walks, each to others, and so forecast nearly no change. Prices of `noise`
-are random walks; in `planted` a return is --memory times the one before it plus noise. Each trial validates
---validations times, and keeps the weights that did best, as every run does.
+tune` in this process searches which of twelve models to fine-tune, with which learning rate and weight decay. The
+models are linear, and forecast no change but for small weights of chance, each others. Prices of `noise` are random
+walks; in `planted` a return is --memory times the one before it plus noise. Each trial validates --validations times,
+and keeps the weights that did best, as every run does.
 
 The best trial is that of the search, by its skill against no change on the validation part. It is called better if
 selected_edge, over the losses of all trials, gives p <= 0.05. What it is worth is measured on the test part, which is
@@ -22,12 +22,12 @@ import json
 import os
 import platform
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from scipy import stats
 
 from foretrain import load
@@ -49,10 +49,12 @@ from foretrain.tuning.trial import FOLD, run_trial, scored_losses
 from foretrain.tuning.worker import TuneWorker
 
 LEVEL = 0.05
-CONTEXT, HORIZON, ORIGINS, ITEMS, TRAINED = 32, 2, 60, 6, 400
+SETTINGS = ("repeats", "trials", "validations", "memory")
+CONTEXT, HORIZON, ORIGINS, ITEMS, TRAINED = 32, 2, 40, 5, 400
 PART = ORIGINS * HORIZON  # steps of the validation part, and of the test part
 STEPS = 40  # of a trial
-MODELS, WALKS = 6, 20_000  # models to start from, random walks that each was fitted to
+MODELS, WALKS = 12, 2_000  # models to start from; random walks whose errors give their quantiles
+CHANCE = 0.004  # size of the weights that tell them apart: their forecasts differ by a 20th of a return or so
 SPACE = {
     "optimizer.learning_rate": {"kind": "float", "low": 1e-5, "high": 1e-2, "log": True},
     "optimizer.weight_decay": {"kind": "float", "low": 1e-4, "high": 1e-1, "log": True},
@@ -72,13 +74,18 @@ def prices(draws: np.random.Generator, memory: float) -> pd.DataFrame:
 
 
 def start_models(folder: Path) -> list[str]:
-    """Write linear models that were fitted to random walks; return their folders."""
-    found = []
+    """Write linear models that forecast no change but for weights of chance; return their folders."""
+    walks = np.random.default_rng(0).standard_normal((WALKS, CONTEXT + HORIZON)).cumsum(axis=1)
+    old, found = np.arange(WALKS) < WALKS * 3 // 4, list[str]()
     for number in range(MODELS):
-        walks = np.random.default_rng(number).standard_normal((WALKS, CONTEXT + HORIZON)).cumsum(axis=1)
-        old = np.arange(WALKS) < WALKS * 3 // 4
+        model = fit_linear(Examples(walks[:, :CONTEXT], walks[:, CONTEXT:], old, ~old))
+        weight = model.network.head.weight  # of all levels of a step, one step after the other
+        chance = CHANCE * torch.randn(HORIZON, weight.shape[1], generator=torch.Generator().manual_seed(number))
+        with torch.no_grad():
+            weight.copy_(chance.repeat_interleave(len(weight) // HORIZON, dim=0))
+            weight[:, -1] += 1  # of the last value
         (folder / f"start-{number}").mkdir()
-        fit_linear(Examples(walks[:, :CONTEXT], walks[:, CONTEXT:], old, ~old)).save_release(folder / f"start-{number}")
+        model.save_release(folder / f"start-{number}")
         found.append(str(folder / f"start-{number}"))
     return found
 
@@ -160,6 +167,21 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {"repeats": len(rows), **counts, **edges, "p_values": sorted(round(row["p_value"], 4) for row in rows)}
 
 
+def kept(log: Path | None) -> dict[tuple[str, int], dict[str, Any]]:
+    """Return the repeats of a log."""
+    lines = log.read_text().splitlines() if log is not None and log.exists() else []
+    found = [json.loads(line) for line in lines]
+    return {(row.pop("kind"), row.pop("seed")): row for row in found}
+
+
+def keep(log: Path | None, row: dict[str, Any]) -> None:
+    """Print a repeat, and append it to a log."""
+    print(text := json.dumps(row), flush=True)
+    if log is not None:
+        with log.open("a") as file:
+            file.write(f"{text}\n")
+
+
 def main() -> int:
     """Run the repeats, print counts, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -167,23 +189,24 @@ def main() -> int:
     parser.add_argument("--trials", type=int, default=12)
     parser.add_argument("--validations", type=int, default=2)
     parser.add_argument("--memory", type=float, default=0.6)
+    parser.add_argument("--first", type=int, default=0, help="repeat to begin with")
+    parser.add_argument("--log", type=Path, help="file of JSON lines, one a repeat; those in it are not done again")
     parser.add_argument("--only", default="noise,planted")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     told: dict[str, Any] = {
         "machine": f"{platform.machine()} ({os.cpu_count()} cores)",
-        "settings": {name: value for name, value in vars(args).items() if name not in ("json", "only")},
+        "settings": {name: value for name, value in vars(args).items() if name in SETTINGS},
     }
-    began = time.monotonic()
     with tempfile.TemporaryDirectory() as name:
-        models = start_models(Path(name))
+        models, known = start_models(Path(name)), kept(args.log)
         for kind in args.only.split(","):
             memory = args.memory if kind == "planted" else 0.0
-            rows = []
-            for seed in range(args.repeats):
-                rows.append(repeat(seed, memory, models, args.trials, args.validations))
-                print(json.dumps({"kind": kind, "seed": seed, **rows[-1]}), flush=True)
-            told[kind] = found = summary(rows)
+            for seed in range(args.first, args.repeats):
+                if (kind, seed) not in known:
+                    known[kind, seed] = row = repeat(seed, memory, models, args.trials, args.validations)
+                    keep(args.log, {"kind": kind, "seed": seed, **row})
+            told[kind] = found = summary([row for (of, _), row in sorted(known.items()) if of == kind])
             print(
                 f"{kind}: of {found['repeats']} repeats the best of {args.trials} trials looks better than no change "
                 f"in {found['looks']}, is called better as if it were the only trial in {found['called_alone']}, "
@@ -191,7 +214,6 @@ def main() -> int:
                 f"part {100 * found['edge_later']:.2f}% (called better there: {found['called_later']})",
                 flush=True,
             )
-    told["seconds"] = round(time.monotonic() - began)
     if args.json:
         args.json.write_text(json.dumps(told, indent=1) + "\n")
     # as many as a rate of 5% gives in one of 100 tries

@@ -123,7 +123,7 @@ def test_a_lease_is_one_worker_s_until_it_dies(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "holder", [{"pid": 10**30}, {"pid": -1}, {"pid": True}, {"host": [1]}, {"step": "x"}, {"value": "x"}, [], "x"]
+    "holder", [{"pid": 10**30}, {"pid": -1}, {"host": [1]}, {"step": "x"}, {"value": "x"}, [], "x"]
 )
 def test_a_damaged_lease_is_free(tmp_path: Path, holder: object):
     whole = {"host": os.uname().nodename, **DEAD, "pid": os.getpid()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -16,7 +17,7 @@ from foretrain.errors import ConfigError, DataError, Interrupted
 from foretrain.tuning.leases import MOST_DEATHS
 from foretrain.tuning.records import TrialRecord
 from foretrain.tuning.study import StudyFolder, create_study, open_study, ranked
-from foretrain.tuning.worker import REFUSED, TuneWorker, open_optuna
+from foretrain.tuning.worker import REFUSED, TuneWorker, open_optuna, work
 
 
 @pytest.fixture(autouse=True)
@@ -230,7 +231,7 @@ def other_rate(log: dict) -> dict:
         (lambda log: {**log, "directions": [2]} if "directions" in log else log, "its directions are maximize"),
         (lambda log: {**log, "study_name": "other"} if "study_name" in log else log, "has another trial 0"),
         (lambda log: {"op_code": 1, "worker_id": "w"}, "cannot be used: KeyError"),
-        (lambda log: {**log, "trial_id": "x"} if log["op_code"] == 6 else log, "cannot be used|has another trial"),
+        (lambda log: {**log, "params": {"rate": 5.0}} if log["op_code"] == 4 else log, "none of study.yaml's space"),
     ],
 )
 def test_a_journal_that_does_not_fit_the_records_is_named(tmp_path: Path, change, said: str):
@@ -248,3 +249,14 @@ def test_a_study_whose_name_is_no_name_is_refused(tmp_path: Path):
         (study.path / "study.json").write_text(text)
         with pytest.raises(ConfigError, match=r"study\.json"):
             open_study(study.path)
+
+
+def test_a_broken_disk_ends_the_worker_and_not_the_trial(tmp_path: Path):
+    def breaks(config, number, candidate, folder, **more):
+        if number == 1:
+            raise OSError(errno.EIO, "Input/output error", "fold.json")
+        return fake_trial(config, number, candidate, folder, **more)
+
+    study = new_study(tmp_path, trials=2)
+    assert work(study.path, "w", breaks) == 2
+    assert [record.state for record in finished(study)] == ["complete"] * 3

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import errno
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from foretrain.errors import TrainingError
+from foretrain.errors import DISK_TROUBLE, TrainingError
 from foretrain.printing import duration
 from foretrain.training.health import seconds_text, with_steps
 from foretrain.training.line_stats import merged, quantile
 from foretrain.training.settings import StepPlan, TrainingConfig
 from foretrain.training.train_state import RunTotals, StoppedBy
-
-_DISK_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 
 
 @contextmanager
@@ -25,7 +22,7 @@ def disk_errors(output_dir: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _DISK_TROUBLE:
+        if error.errno not in DISK_TROUBLE:
             raise
         raise TrainingError(
             f"{output_dir}: cannot be written: {error.strerror}. Checkpoints so far are intact; free some space, then "

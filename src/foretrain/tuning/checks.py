@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
+from foretrain.atomic import temporary_files
 from foretrain.distributed.world import World
 from foretrain.errors import ConfigError
 from foretrain.run.build import build_model, open_source, settled
@@ -32,10 +32,10 @@ def check_study(config: TuneConfig) -> list[str]:
     its runs, and every fold must have room in the data.
     """
     check_keys(config)
-    with tempfile.TemporaryDirectory(prefix="foretrain-") as scratch:
-        base, lines = run_config(config, {}, Path(scratch)), list[str]()
-        _check_candidates(config, Path(scratch))
-        folds = fold_configs(config, {}, Path(scratch))
+    with temporary_files() as scratch:
+        base, lines = run_config(config, {}, scratch), list[str]()
+        _check_candidates(config, scratch)
+        folds = fold_configs(config, {}, scratch)
         resolved, source = open_source(base)
         lines += check_folds([fold for fold, _ in folds], [own for _, own in folds], list(source.corpora))
         if config.task == "forecast":

@@ -21,7 +21,15 @@ import torch
 from foretrain.adapters.layers import merged
 from foretrain.atomic import replacing_file, write_json
 from foretrain.distributed.world import World
-from foretrain.errors import ConfigError, DataError, ForetrainError, MissingCorpusError, TrainingError, out_of_memory
+from foretrain.errors import (
+    ConfigError,
+    DataError,
+    ForetrainError,
+    MissingCorpusError,
+    TrainingError,
+    of_the_disk,
+    out_of_memory,
+)
 from foretrain.evaluation.validation import Validation
 from foretrain.locks import FileLock
 from foretrain.models.base import Forecaster
@@ -245,7 +253,7 @@ class _failures:
         if (said := out_of_memory(error)) is not None:
             raise _Impossible(f"out of memory: {said}") from error
         cause = error.__cause__
-        if isinstance(cause, OSError) and out_of_memory(cause) is None:  # of a disk that is full, or broken
+        if of_the_disk(error) or (isinstance(cause, OSError) and out_of_memory(cause) is None):
             return
         if isinstance(error, ForetrainError | ValueError):
             raise _Impossible(_in_a_line(error)) from error

@@ -21,11 +21,13 @@ from types import FrameType
 from typing import Protocol
 
 import optuna
+from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from foretrain.errors import ConfigError, DataError, ForetrainError, Interrupted, TrainingError
+from foretrain.errors import ConfigError, DataError, ForetrainError, Interrupted, TrainingError, of_the_disk
 from foretrain.printing import without_secrets
 from foretrain.processes import in_import, send_again
+from foretrain.reading import believing
 from foretrain.tuning.adviser.adviser import Adviser
 from foretrain.tuning.adviser.fill import refill
 from foretrain.tuning.config import TuneConfig
@@ -291,6 +293,8 @@ class TuneWorker:
         except ForetrainError:
             raise
         except Exception as error:
+            if of_the_disk(error):  # which is no fault of the candidate
+                raise TrainingError(_disk_text(folder, error)) from error
             _log.exception("trial %d failed", claim.number)
             return self._failed(claim, f"{type(error).__name__}: {' '.join(str(error).split())}"[:2000])
         finally:
@@ -370,8 +374,19 @@ def open_optuna(folder: StudyFolder) -> optuna.Study:
         raise DataError(f"{where}: cannot be used: {type(error).__name__}: {said}. {_RESTORE}") from None
     if ways != folder.directions:
         raise DataError(f"{where}: its directions are {', '.join(ways)}, and those of study.yaml others. {_RESTORE}")
+    _check_trials(where, trials, SearchSpace(folder.config.space).distributions())
     _check_records(where, records, trials)
     return study
+
+
+def _check_trials(where: str, trials: list[FrozenTrial], space: Mapping[str, BaseDistribution]) -> None:
+    """Raise DataError for a trial of a storage whose values are none of the space."""
+    for trial in trials:
+        drawn = [(value, trial.distributions[key], space.get(key)) for key, value in trial.params.items()]
+        with believing(Path(where), DataError, _RESTORE):
+            fits = all(own == other and own._contains(own.to_internal_repr(value)) for value, own, other in drawn)
+        if not fits or not isinstance(trial.system_attrs.get("fixed_params", {}), dict):
+            raise DataError(f"{where}: trial {trial.number} has values that are none of study.yaml's space. {_RESTORE}")
 
 
 def _check_records(where: str, records: list[TrialRecord], trials: list[FrozenTrial]) -> None:
@@ -408,6 +423,11 @@ def _excesses(config: TuneConfig, measured: Mapping[str, float]) -> dict[str, fl
     return {key: measured[key] - bound for key, bound in bounds.items() if bound is not None and key in measured}
 
 
+def _disk_text(folder: Path, error: Exception) -> str:
+    said = " ".join(str(error).split())
+    return f"{folder}: a file cannot be written or read ({said}). See to the disk, then resume."
+
+
 def work(folder: Path, name: str, runner: Runner) -> int:
     """Be a worker of the study in a folder. Returns the exit code; errors are printed."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
@@ -415,6 +435,11 @@ def work(folder: Path, name: str, runner: Runner) -> int:
         TuneWorker(open_study(folder), runner, name).run()
     except ForetrainError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
+        return 2
+    except OSError as error:
+        if not of_the_disk(error):
+            raise
+        print(f"error: {_disk_text(folder, error)}", file=sys.stderr, flush=True)
         return 2
     except (Interrupted, KeyboardInterrupt) as stopped:
         return getattr(stopped, "exit_code", 130)

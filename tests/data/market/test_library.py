@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -16,6 +17,7 @@ from foretrain.data.config import DataConfig
 from foretrain.data.importers import import_corpus
 from foretrain.data.market.library import build, update
 from foretrain.data.market.library_report import part_lines
+from foretrain.data.market.prepare import prepare
 from foretrain.data.market.record import Cuts
 from foretrain.data.parts import DateCuts
 from foretrain.data.source import TrainingSource
@@ -139,6 +141,23 @@ def test_a_copy_with_other_rows_in_a_subset_is_told_and_not_read(tmp_path):
     tree = json.loads((tmp_path / "lib" / "library.json").read_text())
     assert tree["subsets"] == {"few": ["A", "C"], "scaled": ["C"]}
     assert tree["symbols"]["A"]["files"].keys() == {"A.csv"}
+
+
+def test_a_broken_disk_is_no_fault_of_a_symbol(tmp_path, monkeypatch):
+    def prepare_or_break(files, *args, **more):
+        if files.symbol == "B":
+            try:
+                raise OSError(errno.EIO, "Input/output error")
+            except OSError as error:
+                raise DataError(f"cannot be written: {error}") from None
+        return prepare(files, *args, **more)
+
+    for seed, symbol in enumerate("AB"):
+        write(tmp_path / "bars" / f"{symbol}.csv", bars(days(60), seed))
+    monkeypatch.setattr("foretrain.data.market.library.prepare", prepare_or_break)
+    with pytest.raises(DataError, match="Input/output error"):
+        build(tmp_path / "bars", tmp_path / "lib")
+    assert [path.name for path in tmp_path.iterdir()] == ["bars"]
 
 
 def test_parts_that_overlap_are_refused(tmp_path):

@@ -14,6 +14,7 @@ import shutil
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,7 @@ def make(base: Path, run: Run, prefixes: Sequence[str]) -> list[Subject]:
     for family in FAMILIES:
         found += _old(base, family)
     found += [*_corpora(tables), *_quick(base, tables, run), *markets.subjects(base, run)]
-    return [*found, *studies.subjects(base, run)]
+    return [*found, *studies.subjects(base, run)] if find_spec("optuna") is not None else found
 
 
 def _tables(folder: Path, frame: pd.DataFrame) -> Iterator[Subject]:

@@ -43,7 +43,7 @@ from foretrain.data.market.prepare import Prepared, as_parts, fields_of, hashes_
 from foretrain.data.market.record import FORMAT_VERSION, NAME, UNSEEN, Cuts, LibraryEntry, read_library
 from foretrain.data.store import Corpus
 from foretrain.data.windows import IntArray
-from foretrain.errors import DataError
+from foretrain.errors import DataError, of_the_disk
 from foretrain.locks import FileLock
 from foretrain.reading import believing, read_object, read_text
 from foretrain.timeaxis.grid import iso
@@ -219,6 +219,8 @@ class _Work:
                 )  # fmt: skip
                 self.quarantine.pop(symbol, None)
             except DataError as error:
+                if of_the_disk(error):  # no fault of the symbol
+                    raise
                 self.quarantine[symbol] = " ".join(str(error).splitlines()[:2])
         self.progress(len(symbols), len(symbols), "read")
         return found
