@@ -113,9 +113,9 @@ def _axis(parameter: FloatParameter | IntParameter | CategoricalParameter, defau
     if isinstance(parameter, CategoricalParameter):
         return Axis(choices=parameter.choices, has_gap=gap)
     known: list[Any] = [parameter.low, parameter.high]
-    is_number = isinstance(default, int | float) and not isinstance(default, bool)
-    if is_number and math.isfinite(default) and (default > 0 or not parameter.log):
-        known.append(default)
+    number = None if isinstance(default, bool | str) else default
+    if number is not None and math.isfinite(number) and (number > 0 or not parameter.log):
+        known.append(number)
     whole = isinstance(parameter, IntParameter)
     return Axis(low=min(known), high=max(known), log=parameter.log, whole=whole, has_gap=gap)
 

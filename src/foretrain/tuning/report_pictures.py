@@ -409,12 +409,12 @@ def draw_learning_curves(of: StudyPictures) -> Figure | None:
 
 def _curve(ax: Axes, record: TrialRecord, look: dict[str, Any]) -> list[float]:
     """Draw the curve of a trial, each fold apart; return the values that are drawn."""
-    known = [point for point in record.curve if point.value is not None]
-    for fold in dict.fromkeys(point.fold for point in known):
-        own = [point for point in known if point.fold == fold]
+    known = [(point.fold, point.step, point.value) for point in record.curve if point.value is not None]
+    for fold in dict.fromkeys(fold for fold, _, _ in known):
+        own = [(step, value) for of, step, value in known if of == fold]
         single = {"marker": "o", "ms": 3} if len(own) == 1 else {}
-        ax.plot([point.step for point in own], [point.value for point in own], **{**look, **single})
-    return [point.value for point in known if point.value is not None]
+        ax.plot([step for step, _ in own], [value for _, value in own], **{**look, **single})
+    return [value for _, _, value in known]
 
 
 def _end(record: TrialRecord) -> tuple[list[int], list[float]] | None:
