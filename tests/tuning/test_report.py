@@ -17,7 +17,7 @@ from foretrain.tuning.edges import block_of, edges
 from foretrain.tuning.losses import read_losses
 from foretrain.tuning.records import DEFAULT_TRIAL, LOSSES, TrialRecord
 from foretrain.tuning.report import study_facts, study_lines
-from foretrain.tuning.report_axes import Axis
+from foretrain.tuning.report_axes import KeyAxis
 from foretrain.tuning.report_page import study_page
 from foretrain.tuning.report_pictures import PICTURES, pictures
 from foretrain.tuning.results import RESULTS, UNITS, write_results
@@ -146,13 +146,13 @@ def test_pictures_for_which_there_is_nothing_are_left_out(tmp_path: Path):
 
 
 def test_axes_hold_the_default_and_leave_out_what_they_do_not_have():
-    log = Axis(low=1e-4, high=1e-2, log=True)
+    log = KeyAxis(low=1e-4, high=1e-2, log=True)
     assert log.height(1e-3) == pytest.approx(0.5) and math.isnan(log.height(1.0)) and log.at(None) is None
     assert [text for _, text in log.ticks()] == ["0.0001", "0.001", "0.01"]
-    choices = Axis(choices=(True, 1, None), has_gap=True)
+    choices = KeyAxis(choices=(True, 1, None), has_gap=True)
     assert [choices.at(value) for value in (True, 1, None, "x")] == [0, 1, 2, None]
     assert choices.ticks() == [(0.0, "yes"), (0.5, "1"), (1.0, "none"), (choices.absent, "not used")]
-    assert Axis(choices=("only",)).height("only") == 0.5
+    assert KeyAxis(choices=("only",)).height("only") == 0.5
 
 
 def test_the_results_file_has_a_row_for_each_symbol_of_the_winner(tmp_path: Path):

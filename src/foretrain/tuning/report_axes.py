@@ -18,7 +18,7 @@ _JITTER = (0.0, 0.09, -0.09, 0.18, -0.18, 0.045, -0.045, 0.135, -0.135)  # of po
 
 
 @dataclass(frozen=True)
-class Axis:
+class KeyAxis:
     """The axis of a key.
 
     choices: of a categorical one, else (). low, high: of a number, the default's value among them. log: by powers.
@@ -103,21 +103,21 @@ class Axis:
         return [self.low, *([] if self.whole and middle != round(middle) else [middle]), self.high]
 
 
-def axes_of(space: SearchSpace, defaults: Mapping[str, Value]) -> dict[str, Axis]:
+def axes_of(space: SearchSpace, defaults: Mapping[str, Value]) -> dict[str, KeyAxis]:
     """Return the axis of each key, wide enough for the value of the run as it stands too."""
     return {key: _axis(parameter, defaults.get(key)) for key, parameter in space.parameters.items()}
 
 
-def _axis(parameter: FloatParameter | IntParameter | CategoricalParameter, default: Value) -> Axis:
+def _axis(parameter: FloatParameter | IntParameter | CategoricalParameter, default: Value) -> KeyAxis:
     gap = bool(parameter.when)
     if isinstance(parameter, CategoricalParameter):
-        return Axis(choices=parameter.choices, has_gap=gap)
+        return KeyAxis(choices=parameter.choices, has_gap=gap)
     known: list[Any] = [parameter.low, parameter.high]
     number = None if isinstance(default, bool | str) else default
     if number is not None and math.isfinite(number) and (number > 0 or not parameter.log):
         known.append(number)
     whole = isinstance(parameter, IntParameter)
-    return Axis(low=min(known), high=max(known), log=parameter.log, whole=whole, has_gap=gap)
+    return KeyAxis(low=min(known), high=max(known), log=parameter.log, whole=whole, has_gap=gap)
 
 
 def _same(choice: Value, value: Value) -> bool:

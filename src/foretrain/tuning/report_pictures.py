@@ -19,7 +19,7 @@ from foretrain.evaluation.plots import INK, PAST, figure, one_legend, png, short
 from foretrain.run.curves import COLORS, label_panel, logarithmic
 from foretrain.tuning.candidates import run_config
 from foretrain.tuning.records import DEFAULT_TRIAL, TrialRecord
-from foretrain.tuning.report_axes import Axis, axes_of
+from foretrain.tuning.report_axes import KeyAxis, axes_of
 from foretrain.tuning.space import SearchSpace, Value
 from foretrain.tuning.study import StudyFolder, front
 from foretrain.tuning.tables import last_value
@@ -46,7 +46,7 @@ class StudyPictures:
     search: Sequence[TrialRecord]
     default: TrialRecord | None
     best: Sequence[TrialRecord]
-    axes: dict[str, Axis]
+    axes: dict[str, KeyAxis]
     defaults: dict[str, Value]
 
     @classmethod

@@ -53,7 +53,7 @@ class ShortRun:
 
 
 @dataclass
-class _Progress:
+class _Teller:
     """A sink (training/sinks.py) that tells of the progress, and times validations."""
 
     steps: int
@@ -121,7 +121,7 @@ def short_run(
     steps: that it takes, for the lines of its progress. A loss or gradient that is not finite ends it without an error;
     raises ForetrainError for what else ends it.
     """
-    progress, nonfinite = _Progress(steps, say), None
+    progress, nonfinite = _Teller(steps, say), None
     with temporary_files() as folder, quiet(folder / "output.log"):
         place = folder / "run"
         config = config.model_copy(update={"output_dir": str(place)})
