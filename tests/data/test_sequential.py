@@ -16,7 +16,7 @@ import pytest
 from foretrain.data import sequential
 from foretrain.data.config import DataConfig
 from foretrain.data.manifest import Adjustment
-from foretrain.data.order import Piece, ShardOrder
+from foretrain.data.order import ShardOrder, ShardPiece
 from foretrain.data.source import TrainingSource
 from foretrain.data.store import Corpus
 from foretrain.data.windows import Windows
@@ -88,7 +88,7 @@ def test_an_order_visits_each_window_once_and_stays_inside_its_groups(seed: int)
     rng = np.random.default_rng(seed)
     pieces, first = [], 0
     for _ in range(int(rng.integers(1, 40))):
-        pieces.append(Piece(int(rng.integers(1, 100)), first, int(rng.integers(1, 50))))
+        pieces.append(ShardPiece(int(rng.integers(1, 100)), first, int(rng.integers(1, 50))))
         first += pieces[-1].windows
     order = ShardOrder(pieces, seed=seed, buffer_bytes=200)
     orders = []

@@ -19,7 +19,7 @@ _PIECES, _INSIDE = 9, 10  # streams of random numbers; sampling.py, source.py an
 _KEPT = 4  # epochs of which the groups are remembered
 
 
-class Piece(NamedTuple):
+class ShardPiece(NamedTuple):
     """Neighbouring bytes of a shard, and the windows that can be cut once they are read."""
 
     bytes: int
@@ -39,7 +39,7 @@ class Groups(NamedTuple):
 class ShardOrder:
     """Maps positions in an epoch to windows in stored order, and to the groups that must be in memory."""
 
-    def __init__(self, pieces: Sequence[Piece], *, seed: int, buffer_bytes: int) -> None:
+    def __init__(self, pieces: Sequence[ShardPiece], *, seed: int, buffer_bytes: int) -> None:
         """Every piece has a window, and is no larger than the buffer."""
         assert all(piece.windows > 0 and piece.bytes <= buffer_bytes for piece in pieces)
         self._seed, self._buffer = seed, buffer_bytes

@@ -25,7 +25,7 @@ import pyarrow as pa
 from foretrain.data.chunks import Chunk
 from foretrain.data.exclusive import kept_folder, target
 from foretrain.data.mapped import MappedFile, shorter
-from foretrain.data.order import Piece, ShardOrder
+from foretrain.data.order import ShardOrder, ShardPiece
 from foretrain.data.sampling import Gather, Pool, SamplingPlan, of_slots
 from foretrain.data.store import Corpus
 from foretrain.data.windows import IntArray, Windows, joined_windows
@@ -125,7 +125,7 @@ class SequentialReader:
         pieces = []
         for place in self._places:
             windows = plan.stored_windows(place.slots)
-            pieces.append(Piece(place.bytes, windows.start, len(windows)))
+            pieces.append(ShardPiece(place.bytes, windows.start, len(windows)))
         self.order = ShardOrder(pieces, seed=seed, buffer_bytes=buffer)
         plan.follow(self.order)
         self._buffer_mb = buffer_mb
