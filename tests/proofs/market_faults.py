@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from market_series import Bars
+from market_series import Bars, lean_table
 
 from foretrain.timeaxis.frequency import DAY
 
@@ -40,6 +40,17 @@ FAULTS: dict[tuple[str, str, tuple[str, ...]], str] = {
     ("split_like_jump", "quandl_wiki/AAPL", ("1987-06-16",)): "the split 2:1 of 1987-06-16, in the file's own column",
     ("repeated_bar", "stockstats/SH600000", ("2012-01-02", "2012-01-03")): "filled bars of a holiday of the exchange",
     ("gap", "coinbase_1m/", ("2018-04-05",)): "seven hours without any bar in all coins of the source",
+    (
+        "gap",
+        "lean_crypto_coinbase_minute/",
+        ("2018-04-05",),
+    ): "seven hours without any bar in all its coins",
+    ("repeated_bar", "sp500_2013_2018/", ("2014-07-18", "2014-08-04")): "15 and 28 of 90 stocks repeat the day before",
+    ("spike", "sp500_2013_2018/", ("2017-08-01",)): "AAPL closes at 158.59 here, and at 150.05 elsewhere",
+    ("split_like_jump", "lean_equity_usa_daily/BNO", ("2010-06-02",)): "another security had the symbol before",
+    ("split_like_jump", "lean_equity_usa_daily/EEM", ("2003-04-11",)): "another security had the symbol before",
+    ("split_like_jump", "lean_equity_usa_hour/VXX", ("2019-05-02",)): "another note has the symbol since",
+    ("stale_price", "lean_index_usa_minute/SPX", ()): "the index after the session, filled",
     ("gap", "oanda_hourly/EURUSD", ("2007-01-09", "2015-08-21")): "hours of a working day, when the market is open",
 }
 
@@ -51,6 +62,8 @@ def why_fault(rule: str, one: Bars, stamp: int, root: Path) -> str:
     text = next((text for text, days in known if not days or day in days), "")
     if not text and rule == "split_like_jump" and stamp in dict(real_splits(one, root)):
         return "a split in the source's factors"
+    if not text and rule == "gap" and one.source == "lean_cfd_oanda_hour":
+        return _whole_day(one, stamp, root / "new/lean/Data/forex/oanda/hour")
     if not text and rule == "spike" and one.source in ("us_lean_minute", "lean_equity_usa_minute"):
         return _outside_quotes(one, stamp, root / "new/lean/Data/equity/usa/minute")
     return text
@@ -79,6 +92,26 @@ def real_splits(one: Bars, root: Path) -> list[tuple[int, float]]:
         if factor != later and 0 < at < len(one.times) and one.times[at] - one.times[at - 1] < 10 * DAY:
             found.append((int(one.times[at]), float(later) / float(factor)))
     return found
+
+
+def _whole_day(one: Bars, stamp: int, folder: Path) -> str:
+    """Return the evidence of a day lost before a stamp: a session in New York, with bars of another market."""
+    at = int(np.searchsorted(one.times, stamp))
+    days = np.arange(one.times[at - 1] // DAY + 1, stamp // DAY)
+    traded = days[np.isin(days, _days(folder)) & _sessions(days)]
+    return "a session in New York, with bars of NZDUSD from the same source" if len(traded) else ""
+
+
+@cache
+def _days(folder: Path) -> np.ndarray:
+    return pd.DatetimeIndex(lean_table(folder, "nzdusd")["date"]).as_unit("us").asi8 // DAY
+
+
+def _sessions(days: np.ndarray) -> np.ndarray:
+    import exchange_calendars  # an extra of the package
+
+    calendar = exchange_calendars.get_calendar("XNYS", start="1998-01-01")
+    return np.array([calendar.is_session(pd.Timestamp(int(day), unit="D")) for day in days], bool)
 
 
 def _outside_quotes(one: Bars, stamp: int, folder: Path) -> str:

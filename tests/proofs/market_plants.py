@@ -57,10 +57,12 @@ def split(ratio: float) -> Callable[[np.random.Generator, Bars], Planted]:
     """Splits that no column records: earlier prices times the ratio, earlier volumes divided by it.
 
     At the opening of sessions where the ratio is at least six usual moves of a session, and, for two or less, the price
-    at least half of the highest of the 250 bars before.
+    at least half of the highest of the 250 bars before. Below 4.5 in series with volumes.
     """
 
     def plant(rng: np.random.Generator, one: Bars) -> Planted:
+        if ratio < 4.5 and not np.mean(one.values[4] > 0) > 0.8:  # without volumes the rule says nothing
+            return one, []
         opens = np.flatnonzero(np.diff(one.times // DAY)) + 1
         usual = detect.local_scale(detect.moves(one.values[3, opens - 1]))
         place = np.unique(np.minimum(np.searchsorted(opens, places(rng, one)), len(opens) - 1))
@@ -94,6 +96,16 @@ def missing_session(rng: np.random.Generator, one: Bars) -> Planted:
     return without(one, chosen), planted
 
 
+def missing_bar(rng: np.random.Generator, one: Bars) -> Planted:
+    """A bar inside a day is left out, where none of the twenty bars before and after it is without a range."""
+    flat = np.concatenate([[0], np.cumsum(one.values[1] == one.values[2])])
+    chosen = np.array([at for at in places(rng, one) if flat[at + 21] == flat[at - 20]], int)
+    if np.median(np.diff(one.times)) < DAY:  # not at an opening or a close
+        day = one.times // DAY
+        chosen = chosen[(day[chosen - 1] == day[chosen]) & (day[chosen] == day[chosen + 1])]
+    return without(one, chosen), [{int(one.times[at + 1])} for at in chosen]
+
+
 def outage(rng: np.random.Generator, one: Bars) -> Planted:
     """Ten bars are left out, a hundred where a tenth of all bars have no move; of a market without an exchange.
 
@@ -112,7 +124,7 @@ def outage(rng: np.random.Generator, one: Bars) -> Planted:
 def phantom_session(rng: np.random.Generator, one: Bars, taken: set[int]) -> Planted:
     """A bar on a weekday on which the market was closed: the last close again, without volume.
 
-    taken: days on which a peer has one, which are left out and added to: those of several would be a session.
+    taken: days on which a peer has a bar, or one planted, which are left out and added to: another would not be alone.
     """
     days = one.times // DAY
     closed = np.setdiff1d(np.arange(days[0], days[-1]), days)
@@ -277,7 +289,7 @@ KINDS = (
     Kind("gap", "a session left out, known by peers", missing_session, with_peers),
     Kind("gap", "a session or an intraday bar left out, known by the exchange", missing_session, on_exchange, True),
     Kind("gap", "ten bars left out, a hundred of thin markets, five days, no exchange", outage, never_closed),
-    Kind("gap", "a bar of 15 minutes to a day left out, market that never closes", missing_session, slow),
+    Kind("gap", "a bar of 15 minutes to a day left out, twenty with a range on each side", missing_bar, slow),
     Kind("closed_session", "a filled bar on a holiday, known by peers", phantom_session, with_many_peers),
     Kind("closed_session", "a filled bar on a holiday, known by the exchange", phantom_session,
          lambda one: listed(one) and on_exchange(one), True),

@@ -111,7 +111,7 @@ def recall(series: list[Bars], kind: Kind, half: str, rng: np.random.Generator) 
     planted, wanted = [], {}
     plant = kind.plant
     if plant is phantom_session:  # without an exchange, five peers must be listed
-        plant = partial(plant, taken=set() if kind.exchange else scarce_days(series))
+        plant = partial(plant, taken=open_days(series) | (set() if kind.exchange else scarce_days(series)))
     for one in series:
         mine = in_half(symbol_of(one), half) and kind.fits(one) and len(one.times) >= 120
         changed, sets = plant(rng, one) if mine else (one, [])
@@ -126,6 +126,11 @@ def recall(series: list[Bars], kind: Kind, half: str, rng: np.random.Generator) 
     missed = [name for name, sets in wanted.items() for one in sets if not one & hits.get(name, set())]
     total = sum(map(len, wanted.values()))
     return total - len(missed), total, missed
+
+
+def open_days(series: list[Bars]) -> set[int]:
+    """Return the days on which one of the series has a bar."""
+    return set().union(*(np.unique(one.times // DAY).tolist() for one in series))
 
 
 def scarce_days(series: list[Bars]) -> set[int]:

@@ -226,8 +226,8 @@ def load_new(root: Path) -> list[Bars]:
         found.append(_bars("poloniex_30m", path.stem, table, "date", None))
     for kind, symbols, calendar in _NEW_LEAN:
         for symbol in symbols:
-            bars = _bars(f"lean_{kind.replace('/', '_')}", symbol.upper(), _lean(folder / "lean/Data" / kind, symbol),
-                         "date", calendar, False)  # fmt: skip
+            table, source = lean_table(folder / "lean/Data" / kind, symbol), f"lean_{kind.replace('/', '_')}"
+            bars = _bars(source, symbol.upper(), table, "date", calendar, False)
             found += _spans(bars, 4) if "minute" in kind else [bars]
     return [bars for bars in found if len(bars.times) >= 60]
 
@@ -249,7 +249,7 @@ _NEW_LEAN = (
 )
 
 
-def _lean(folder: Path, symbol: str) -> pd.DataFrame:
+def lean_table(folder: Path, symbol: str) -> pd.DataFrame:
     """Return bars of a symbol in LEAN's layout: trades, or bids of quotes; of futures those of the busiest contract."""
     minute = folder.name == "minute"
     trades = sorted((folder / symbol).glob("*_trade.zip"))

@@ -199,7 +199,7 @@ def find_gaps(times: IntArray, freq: str | Frequency, votes: DayVotes | None = N
     overnight = 2 * missing <= (after - before) // week.step - 1  # the hole is mostly closed slots
     at_edge |= overnight & (missing <= 1.5 * week.session)  # clock changes move the edges of a session in UTC
     daily = week.step == DAY
-    closed = (short & (at_edge | daily)) | _yearly(before, after)
+    closed = (short & (at_edge | daily)) | _yearly(before, after, missing)
     if votes is not None:
         for hole in np.flatnonzero(closed):
             missed = votes.missed_openings(int(before[hole] // DAY) + 1, int(after[hole] // DAY) - 1)
@@ -209,10 +209,11 @@ def find_gaps(times: IntArray, freq: str | Frequency, votes: DayVotes | None = N
     return holes[~closed] + 1, missing[~closed]
 
 
-def _yearly(before: IntArray, after: IntArray) -> npt.NDArray[np.bool_]:
+def _yearly(before: IntArray, after: IntArray, missing: IntArray) -> npt.NDArray[np.bool_]:
     """Return which holes of six hours to ten days have their middle at a date that is in such holes of two other years.
 
-    Dates are compared by the day of the year, to within a day: leap years and holidays next to each other move them.
+    Those lack half as many steps at least: a weekend that lacks an hour is no holiday. Dates are compared by the day of
+    the year, to within a day: leap years and holidays next to each other move them.
     """
     holiday = (after - before >= _HOLIDAY) & (after - before <= _CLOSURE_LIMIT)
     day = ((before + after) // 2 // DAY).astype("datetime64[D]")
@@ -221,7 +222,7 @@ def _yearly(before: IntArray, after: IntArray) -> npt.NDArray[np.bool_]:
     result = np.zeros(len(before), bool)
     for hole in np.flatnonzero(holiday):
         apart = np.abs(of_year - of_year[hole])
-        near = holiday & (np.minimum(apart, 365 - apart) <= 1) & (year != year[hole])
+        near = holiday & (np.minimum(apart, 365 - apart) <= 1) & (year != year[hole]) & (2 * missing >= missing[hole])
         result[hole] = len(np.unique(year[near])) >= 2
     return result
 

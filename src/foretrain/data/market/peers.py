@@ -14,7 +14,7 @@ from foretrain.data.windows import IntArray, Mask
 from foretrain.timeaxis.gaps import DayVotes
 
 _LARGE = 3.0  # robust standard deviations from which a move is large
-_SHARED = 0.25  # of the other series that made a large move in one direction: the market moved
+_FEWEST = 2  # other series that make a large move in one direction when the market moves
 _LEAST = 5  # other series that must be listed on a day for it to be called closed
 _ALONE = 0.1  # of them that trade on a closed day at most
 
@@ -34,8 +34,11 @@ class Peers:
         for counter, hit in zip(self._moved, _large(moved, scale), strict=True):
             counter.update(times[hit].tolist())
 
-    def market_moved(self, times: IntArray, moved: Doubles, scale: Doubles, at: IntArray) -> Mask:
-        """Return for the bars `at` of an added series whether many others moved as far in the same direction."""
+    def market_moved(self, times: IntArray, moved: Doubles, scale: Doubles, at: IntArray, share: float) -> Mask:
+        """Return for the bars `at` of an added series whether others made a large move in the same direction.
+
+        share: of the others that must, two at least: one alone may have the same fault, or news of its own.
+        """
         result = np.zeros(len(at), bool)
         own = _large(moved, scale)
         for place, bar in enumerate(at.tolist()):
@@ -43,7 +46,7 @@ class Peers:
             stamp = int(times[bar])
             others = self._traded[stamp] - 1
             same = self._moved[side][stamp] - int(own[side][bar])
-            result[place] = others >= 2 and same >= _SHARED * others
+            result[place] = same >= max(_FEWEST, share * others)
         return result
 
     def closed_days(self, days: IntArray) -> Mask:

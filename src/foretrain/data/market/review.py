@@ -33,6 +33,9 @@ MOST_DOUBTFUL = 0.2  # share of a series' bars
 _NONE = np.zeros(0, np.int64)
 _BRIEF = HOUR // 4  # bars shorter than this stay empty in quiet hours of busy markets
 _VOLUME_SHARE = 0.2  # of bars without volume, up to which one of them is doubtful
+_SHARED = {"spike": 0.25, "split_like_jump": 0.5}  # of the peers that move as well: then the market did
+_BESIDE = HOUR // 2  # from a hole of brief bars, within which a market is as busy
+_YEAR = 366 * DAY
 _SESSIONS = 40  # of history, from which days tell a split in bars shorter than a session
 _LONGEST_SESSION = 18 * HOUR  # of a market that closes
 _NO_TRADES = 0.5  # and up to which it had no trade
@@ -136,10 +139,10 @@ class MarketReview:
         opened, flat = (prices[0] * scale, prices[1] == prices[2]) if len(prices) > 1 else (None, None)
         found["spike"] = detect.spikes(close, opened, usual, flat)
         found["split_like_jump"] = _split_like(rows, prices * scale, volume) & ~found["spike"]
-        for name in ("spike", "split_like_jump"):
+        for name, share in _SHARED.items():
             at = np.flatnonzero(found[name])
             if len(at) and rows.times is not None and rows.calendar:
-                found[name][at[self.peers.market_moved(rows.times, moved, usual, at)]] = False
+                found[name][at[self.peers.market_moved(rows.times, moved, usual, at, share)]] = False
         if volume is not None:
             found["zero_volume"] = volume == 0
             if layout.bars:
@@ -214,24 +217,34 @@ def lost_bars(
     prices = _prices(rows, layout)
     flat = np.append(False, prices[0, 1:] == prices[0, :-1]) if len(prices) == 1 else prices[1] == prices[2]
     lost = detect.unexplained(after, missing, flat, brief=step < _BRIEF)
-    if step < _BRIEF:
+    if rows.times[-1] - rows.times[0] < 2 * DAY:  # of one day, an hour may be a pause of the market
+        lost &= missing * step > HOUR
+    if step < DAY:
         lost &= ~_usual_holes(rows.times, after, missing, week, step)
     return after[lost], missing[lost]
 
 
 def _usual_holes(times: IntArray, after: IntArray, missing: IntArray, week: Week | None, step: int) -> Mask:
-    """Return which holes (G,) before the rows `after` have two others half as long or longer at their time of day."""
+    """Return which holes (G,) before the rows `after` are usual at their time of day: two others are as the hole.
+
+    Of brief bars those within half an hour that are half as long or longer; of others the same hours within a year,
+    since the pauses and half days of a market change over the years.
+    """
     rows = np.flatnonzero(np.diff(times) > step) + 1
-    lengths = (times[rows] - times[rows - 1]) // step - 1
+    before, until = times[rows - 1], times[rows]
+    lengths = (until - before) // step - 1
     if week is not None and week.has_closures:
-        lengths = week.open_between(times[rows - 1], times[rows])
-    middle = (times[rows - 1] + times[rows]) // 2 % DAY
+        lengths = week.open_between(before, until)
+    middle = (before + until) // 2 % DAY
     result = np.zeros(len(after), bool)
     for place, (row, length) in enumerate(zip(after.tolist(), missing.tolist(), strict=True)):
         start, end = int(times[row - 1]), int(times[row])
-        apart = np.abs(middle - (start + end) // 2 % DAY)
-        near = np.minimum(apart, DAY - apart) <= max(HOUR, (end - start) // 2)
-        result[place] = np.count_nonzero(near & (2 * lengths >= length) & (rows != row)) >= 2
+        if step < _BRIEF:
+            apart = np.abs(middle - (start + end) // 2 % DAY)
+            alike = (np.minimum(apart, DAY - apart) <= max(_BESIDE, (end - start) // 2)) & (2 * lengths >= length)
+        else:
+            alike = (before % DAY == start % DAY) & (until - before == end - start) & (abs(before - start) <= _YEAR)
+        result[place] = np.count_nonzero(alike & (rows != row)) >= 2
     return result
 
 
