@@ -218,6 +218,20 @@ def test_a_hole_of_minutes_is_no_gap_where_others_as_long_are_at_its_time_of_day
     assert (times[after] % DAY // MINUTE).tolist() == [640] and missing.tolist() == [40]
 
 
+def test_the_same_hour_left_out_again_is_a_pause_and_whole_days_are_none() -> None:
+    hours = np.arange(0, 200 * 24) * HOUR
+    kept = np.ones(len(hours), bool)
+    kept[[24 * 50 + 21, 24 * 90 + 21, 24 * 140 + 21, 24 * 30 + 7]] = False
+    for day in (20, 60, 100):
+        kept[24 * day : 24 * day + 24] = False
+    times = hours[kept]
+    close = 100 + np.cumsum(np.random.default_rng(2).standard_normal(len(times)))
+    values = np.stack([close, close + 1, close - 1, close, np.full(len(times), 9.0)]).astype(np.float32)
+    after, missing = lost_bars(ItemRows("S", values, times, np.arange(len(times))), LAYOUT, "h")
+    assert missing.tolist() == [24, 1, 24, 24]
+    assert times[after[1]] == (24 * 30 + 8) * HOUR
+
+
 def test_an_import_takes_the_same_bars_out_and_draws_them(tmp_path: Path) -> None:
     series = folder()
     series[3], series[4] = spike(series[3]), split(series[4])
