@@ -4,7 +4,7 @@
         [--json FILE]
 
 Kronos reads items of candles in place of 100 variates, which it has none of. A shorter context with a lower bound, or
-a shorter horizon, is for cases that take a machine too long. --json keeps the results of other cases that are there.
+a shorter horizon, is for cases that take a machine too long. --json keeps other results that are there.
 
 Each case runs in a process of its own, whose model has random weights: first a forecast of a few steps, so that imports
 are not counted, then the forecast. Memory is the peak of resident memory during the forecast less what was resident
@@ -115,6 +115,11 @@ def measured(case: str, bound: str | None, context: int, horizon: int, out: Path
     return {"seconds": seconds, "bytes": peak, "largest": largest}
 
 
+def _setting(line: dict[str, Any]) -> tuple[Any, ...]:
+    """Return what a result is of."""
+    return line["case"], line["max_memory"], line.get("context", CONTEXT), line.get("horizon", HORIZON)
+
+
 def main() -> None:
     """Run the cases, each side in a process of its own, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -163,7 +168,7 @@ def main() -> None:
             line |= {"unbounded_bytes": other["bytes"], "unbounded_seconds": other["seconds"], "difference": away}
         line |= {"threads": harness.THREADS, "load": os.getloadavg()[0]}
         line |= {"device": harness.describe("cpu"), "commit": harness.commit()}
-        results = [before for before in results if before["case"] != case] + [line]
+        results = [before for before in results if _setting(before) != _setting(line)] + [line]
         print(json.dumps(line), flush=True)
         if given.json:
             given.json.write_text(json.dumps(results, indent=1) + "\n")
