@@ -51,6 +51,7 @@ KRONOS = [
 CORPUS = "data.corpora=[{path: corpus}]"
 RUN = ["train", "debug.yaml", "--threads", "1", "--resume", *TINY, *CHRONOS2, CORPUS]
 STAGES = ["train", "kronos/debug.yaml", "--threads", "1", "--resume", *TINY[:-2], *KRONOS]
+LIBRARY = ("lib/B", "lib/library.json", "lib/asset_metadata.json", "lib/data_summary.csv", "lib/quality.csv")
 TUNE = ["tune", "tune.yaml", "--resume"]
 MODEL = "run/release"
 CANDLES = "kronos/stages/02-predictor/release"
@@ -248,7 +249,7 @@ CASES = {
     "data market build --update": Case(
         ["data", "market", "build", "bars", "--out", "lib", "--update"],
         ("bars", "lib"),
-        ("lib",),
+        LIBRARY,
         (),
         _more_bars,
         spare="lib/.B.old",

@@ -231,7 +231,10 @@ def other_rate(log: dict) -> dict:
         (lambda log: {**log, "directions": [2]} if "directions" in log else log, "its directions are maximize"),
         (lambda log: {**log, "study_name": "other"} if "study_name" in log else log, "has another trial 0"),
         (lambda log: {"op_code": 1, "worker_id": "w"}, "cannot be used: KeyError"),
-        (lambda log: {**log, "params": {"rate": 5.0}} if log["op_code"] == 4 else log, "none of study.yaml's space"),
+        (
+            lambda log: {**log, "params": {"rate": 5.0}} if log["op_code"] == 4 else log,
+            "no trial of study.yaml's space",
+        ),
     ],
 )
 def test_a_journal_that_does_not_fit_the_records_is_named(tmp_path: Path, change, said: str):
@@ -249,6 +252,14 @@ def test_a_study_whose_name_is_no_name_is_refused(tmp_path: Path):
         (study.path / "study.json").write_text(text)
         with pytest.raises(ConfigError, match=r"study\.json"):
             open_study(study.path)
+
+
+def test_a_lease_whose_worker_died_after_its_trial_is_deleted(tmp_path: Path):
+    study = new_study(tmp_path, trials=1)
+    finished(study)
+    dead = {"host": os.uname().nodename, "pid": 2**22 + 1, "boot": "gone", "started": "1"}
+    (study.leases / "0.json").write_text(json.dumps({"holder": dead, "attempts": 1, "deaths": 0}))
+    finished(study)
 
 
 def test_a_broken_disk_ends_the_worker_and_not_the_trial(tmp_path: Path):

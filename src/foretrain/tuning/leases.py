@@ -93,6 +93,12 @@ class Leases:
         """Delete the lease of a trial that has ended."""
         self._path(name).unlink(missing_ok=True)
 
+    def drop_ended(self, ended: set[str]) -> None:
+        """Delete the leases of ended trials whose workers died before they did. Only under the claim lock."""
+        for path in self._folder.glob("*.json"):
+            if path.stem in ended and not self.state(path.stem).held:
+                path.unlink(missing_ok=True)
+
     def is_mine(self, name: str) -> bool:
         """Whether this process holds a lease."""
         return self._is_mine(self.state(name))

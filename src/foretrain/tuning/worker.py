@@ -105,6 +105,8 @@ class TuneWorker:
                 elif others:
                     time.sleep(_PAUSE)
                 else:
+                    with self._folder.claims.held():
+                        self._leases.drop_ended({_lease_name(record.number) for record in self._folder.records()})
                     return
         finally:
             for number, handler in previous.items():
@@ -382,11 +384,17 @@ def open_optuna(folder: StudyFolder) -> optuna.Study:
 def _check_trials(where: str, trials: list[FrozenTrial], space: Mapping[str, BaseDistribution]) -> None:
     """Raise DataError for a trial of a storage whose values are none of the space."""
     for trial in trials:
-        drawn = [(value, trial.distributions[key], space.get(key)) for key, value in trial.params.items()]
         with believing(Path(where), DataError, _RESTORE):
-            fits = all(own == other and own._contains(own.to_internal_repr(value)) for value, own, other in drawn)
-        if not fits or not isinstance(trial.system_attrs.get("fixed_params", {}), dict):
-            raise DataError(f"{where}: trial {trial.number} has values that are none of study.yaml's space. {_RESTORE}")
+            drawn = [(value, trial.distributions[key], space.get(key)) for key, value in trial.params.items()]
+            figures = [*trial.intermediate_values.values(), *(trial.values or ())]
+            fits = (
+                all(own == other and own._contains(own.to_internal_repr(value)) for value, own, other in drawn)
+                and all(isinstance(figure, int | float) for figure in figures)
+                and isinstance(trial.system_attrs.get("fixed_params", {}), dict)
+                and isinstance(trial.user_attrs.get("suggestion"), str | None)
+            )
+        if not fits:
+            raise DataError(f"{where}: trial {trial.number} holds what no trial of study.yaml's space has. {_RESTORE}")
 
 
 def _check_records(where: str, records: list[TrialRecord], trials: list[FrozenTrial]) -> None:

@@ -160,6 +160,20 @@ def test_a_broken_disk_is_no_fault_of_a_symbol(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["bars"]
 
 
+def test_what_a_killed_update_left_sets_no_symbol_aside(tmp_path):
+    stamps = days(61)
+    write(tmp_path / "bars" / "A.csv", bars(stamps[:60], 0))
+    build(tmp_path / "bars", tmp_path / "lib")
+    left = tmp_path / "lib" / ".cache-scratch" / "all"
+    shutil.copytree(tmp_path / "lib" / "B", left)
+    write(tmp_path / "bars" / "A.csv", bars(stamps, 0))
+    report = update(tmp_path / "bars", tmp_path / "lib")
+    assert not report.quarantined and Corpus.open(tmp_path / "lib" / "B").length(0) == 61
+    shutil.copytree(tmp_path / "lib" / "B", left)
+    update(tmp_path / "bars", tmp_path / "lib")  # without a change
+    assert not left.parent.exists()
+
+
 def test_parts_that_overlap_are_refused(tmp_path):
     lines = bars(days(100), 1)
     write(tmp_path / "in" / "train" / "A.csv", lines[:80])

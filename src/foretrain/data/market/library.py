@@ -103,6 +103,7 @@ def update(
     options = options or ImportOptions()
     layout = scan(folder, options)
     with FileLock(out / ".library.lock", out, "is writing this library", DataError):
+        remove(out / ".cache-scratch")  # of an update that was killed
         tree = read_library(out)
         with believing(out / NAME, DataError, "Build the library anew."):
             old = {symbol: LibraryEntry.of(entry) for symbol, entry in tree["symbols"].items()}

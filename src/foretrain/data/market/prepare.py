@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from foretrain import __version__
-from foretrain.atomic import remove, replacing_file, write_json
+from foretrain.atomic import empty_folder, remove, replacing_file, write_json
 from foretrain.data.importers import ImportOptions, import_corpus
 from foretrain.data.market.assets import decimals
 from foretrain.data.market.calendars import ALWAYS, bars_per_year
@@ -89,9 +89,10 @@ def other_base(files: SymbolFiles, options: ImportOptions, stored: Corpus, serie
 
     A source that adjusts prices for a split gives them another base: new rows must not follow the stored ones then.
     """
+    empty_folder(scratch)
     try:
         options = replace(options, calendar=None)  # compared before
-        found = _import(files.files, options, scratch, files.symbol)
+        found = _import(files.files, options, scratch / "all", files.symbol)
         old_times, new_times = stored.times(series), found.times(0)
         assert old_times is not None and new_times is not None
         _, at_old, at_new = np.intersect1d(old_times, new_times, return_indices=True)
@@ -122,6 +123,7 @@ def _cached(entry: Path, symbol: str, hashes: dict[str, str]) -> Prepared | None
 def _read(
     files: SymbolFiles, options: ImportOptions, hashes: dict[str, str], scratch: Path, calendar: str | None
 ) -> Prepared:
+    empty_folder(scratch)  # what a kill left there would be found in the place of this symbol
     try:
         whole = _import(files.files, options, scratch / "all", files.symbol)
         times = whole.times(0)
