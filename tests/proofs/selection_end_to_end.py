@@ -1,6 +1,7 @@
 """Tune a linear model on prices that hold nothing, and on prices that hold something, and test the best of the trials.
 
-    python tests/proofs/selection_end_to_end.py [--repeats 10] [--trials 12] [--validations 2] [--only noise,planted]
+    python tests/proofs/selection_end_to_end.py [--repeats 10] [--trials 12] [--validations 2]
+                                                [--origins 60] [--items 6] [--memory 0.6] [--only noise,planted]
                                                 [--log FILE] [--json benchmarks/results/selection-end-to-end.json]
 
 As selection_noise.py, but with trained models: each repeat makes a corpus of new series, and a worker of `foretrain
@@ -49,9 +50,8 @@ from foretrain.tuning.trial import FOLD, run_trial, scored_losses
 from foretrain.tuning.worker import TuneWorker
 
 LEVEL = 0.05
-SETTINGS = ("repeats", "trials", "validations", "memory")
-CONTEXT, HORIZON, ORIGINS, ITEMS, TRAINED = 32, 2, 40, 5, 400
-PART = ORIGINS * HORIZON  # steps of the validation part, and of the test part
+SETTINGS = ("repeats", "trials", "validations", "memory", "origins", "items")
+CONTEXT, HORIZON, TRAINED = 32, 2, 400  # steps
 STEPS = 40  # of a trial
 MODELS, WALKS = 12, 2_000  # models to start from; random walks whose errors give their quantiles
 CHANCE = 0.004  # size of the weights that tell them apart: their forecasts differ by a 20th of a return or so
@@ -61,10 +61,10 @@ SPACE = {
 }
 
 
-def prices(draws: np.random.Generator, memory: float) -> pd.DataFrame:
+def prices(draws: np.random.Generator, memory: float, asked: argparse.Namespace) -> pd.DataFrame:
     """Return daily prices of some items, a row each; memory: share of a return that the next one repeats."""
-    length, parts = TRAINED + 2 * PART, []
-    for item in range(ITEMS):
+    length, parts = TRAINED + 2 * asked.origins * HORIZON, []
+    for item in range(asked.items):
         returns = draws.standard_normal(length)
         for step in range(1, length):
             returns[step] += memory * returns[step - 1]
@@ -90,48 +90,50 @@ def start_models(folder: Path) -> list[str]:
     return found
 
 
-def config_of(folder: Path, models: list[str], seed: int, trials: int, validations: int) -> TuneConfig:
+def config_of(folder: Path, models: list[str], seed: int, asked: argparse.Namespace) -> TuneConfig:
     """Return the study of a repeat."""
-    every = max(1, STEPS // validations)
+    every, part = max(1, STEPS // asked.validations), asked.origins * HORIZON
     settings = {
         "model": {"model_id": models[0]},
         "training.batch_size": 32,
         "data.corpora": [{"path": str(folder / "corpus")}],
         "data.context_length": CONTEXT,
         "data.prediction_length": HORIZON,
-        "data.validation_steps": PART,
-        "data.test_steps": PART,
+        "data.validation_steps": part,
+        "data.test_steps": part,
         "training.max_steps": STEPS,
         "training.validate_every": every,
         "training.checkpoint_every": every,
         "training.best_metric": "val_skill",
         "optimizer.schedule": {"kind": "constant"},
-        "evaluation.num_windows": ORIGINS,
+        "evaluation.num_windows": asked.origins,
         "evaluation.seasonality": 1,
         "seed": seed,
     }
     space = {**SPACE, "model.model_id": {"kind": "categorical", "choices": models}}
     tree = {
-        "output_dir": str(folder / "study"), "run": "linear/quick", "set": settings, "space": space, "trials": trials,
-        "objectives": [{"metric": "val_skill"}], "sampler": {"kind": "tpe", "startup_trials": 6}, "seed": seed,
+        "output_dir": str(folder / "study"), "run": "linear/quick", "set": settings, "space": space,
+        "trials": asked.trials, "objectives": [{"metric": "val_skill"}],
+        "sampler": {"kind": "tpe", "startup_trials": 6}, "seed": seed,
     }  # fmt: skip
     return build(TuneConfig, tree, source="this script")
 
 
-def repeat(seed: int, memory: float, models: list[str], trials: int, validations: int) -> dict[str, Any]:
+def repeat(seed: int, memory: float, models: list[str], asked: argparse.Namespace) -> dict[str, Any]:
     """Return what one search comes to."""
     block = lag_in_origins(HORIZON, HORIZON) + 1
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        prices(np.random.default_rng([seed, memory > 0]), memory).to_csv(folder / "prices.csv", index=False)
+        table = prices(np.random.default_rng([seed, memory > 0]), memory, asked)
+        table.to_csv(folder / "prices.csv", index=False)
         import_corpus([folder / "prices.csv"], folder / "corpus")
-        study = create_study(config_of(folder, models, seed, trials, validations), resume=False)
+        study = create_study(config_of(folder, models, seed, asked), resume=False)
         TuneWorker(study, run_trial).run()
         complete = [one for one in study.records() if one.state == "complete" and one.number >= 0]
-        assert len(complete) == trials, [one.message for one in study.records()]
+        assert len(complete) == asked.trials, [one.message for one in study.records()]
         winner = ranked(complete, study.directions)[0]
         matrix = loss_matrix({one.number: study.trial(one.number) for one in complete})
-        assert len(matrix.values) == ORIGINS
+        assert len(matrix.values) == asked.origins
         best = matrix.trials.index(winner.number)
         found = selected_edge(matrix.values, matrix.naive, best, block=block, seed=seed)
         assert winner.values is not None and abs(found.edge - winner.values[0]) < 1e-6
@@ -189,6 +191,8 @@ def main() -> int:
     parser.add_argument("--trials", type=int, default=12)
     parser.add_argument("--validations", type=int, default=2)
     parser.add_argument("--memory", type=float, default=0.6)
+    parser.add_argument("--origins", type=int, default=60, help="of the validation part, and of the test part")
+    parser.add_argument("--items", type=int, default=6)
     parser.add_argument("--first", type=int, default=0, help="repeat to begin with")
     parser.add_argument("--log", type=Path, help="file of JSON lines, one a repeat; those in it are not done again")
     parser.add_argument("--only", default="noise,planted")
@@ -204,7 +208,7 @@ def main() -> int:
             memory = args.memory if kind == "planted" else 0.0
             for seed in range(args.first, args.repeats):
                 if (kind, seed) not in known:
-                    known[kind, seed] = row = repeat(seed, memory, models, args.trials, args.validations)
+                    known[kind, seed] = row = repeat(seed, memory, models, args)
                     keep(args.log, {"kind": kind, "seed": seed, **row})
             told[kind] = found = summary([row for (of, _), row in sorted(known.items()) if of == kind])
             print(
