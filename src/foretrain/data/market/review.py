@@ -228,7 +228,7 @@ def _usual_holes(times: IntArray, after: IntArray, missing: IntArray, week: Week
     """Return which holes (G,) before the rows `after` are usual at their time of day: two others are as the hole.
 
     Of brief bars those within half an hour that are half as long or longer; of others the same hours within a year,
-    since the pauses and half days of a market change over the years. A hole of a whole day is no pause.
+    since the pauses and half days of a market change over the years. A whole day is no pause.
     """
     rows = np.flatnonzero(np.diff(times) > step) + 1
     before, until = times[rows - 1], times[rows]
@@ -244,7 +244,8 @@ def _usual_holes(times: IntArray, after: IntArray, missing: IntArray, week: Week
             alike = (np.minimum(apart, DAY - apart) <= max(_BESIDE, (end - start) // 2)) & (2 * lengths >= length)
         else:
             alike = (before % DAY == start % DAY) & (until - before == end - start) & (abs(before - start) <= _YEAR)
-        result[place] = end - start <= DAY and np.count_nonzero(alike & (rows != row)) >= 2
+            alike &= end - start <= DAY
+        result[place] = np.count_nonzero(alike & (rows != row)) >= 2
     return result
 
 
