@@ -101,7 +101,7 @@ def test_a_study_is_reported_with_pictures_and_results(study: StudyFolder):
 def test_a_report_as_json_writes_nothing(study: StudyFolder):
     before = sorted(study.path.rglob("*"))
     facts = json.loads(said("tune", "report", study.path, "--json", "--trial", 2))
-    assert facts["trials"]["complete"] == 4 and facts["chosen"] == 2 == facts["edges"][0]["trial"]
+    assert facts["trials"]["complete"] == 4 and facts["chosen"] == 2 == facts["edges"]["default"]["trial"]
     assert sorted(study.path.rglob("*")) == before
 
 
