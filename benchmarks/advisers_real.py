@@ -109,8 +109,10 @@ def draw(found: dict[str, list[list[float]]], default: float, path: Path) -> Non
         axis.plot(count, best.T, color=f"C{number}", linewidth=0.7, alpha=0.5)
         axis.plot(count, best.mean(axis=0), color=f"C{number}", linewidth=2, label=sampler)
     axis.axhline(default, color="grey", linestyle="--", linewidth=1, label="the run as it stands")
+    lowest = min(min(one) for values in found.values() for one in values)
+    axis.set_ylim(lowest * 0.995, lowest * 1.15)  # the first trials are far above, and the ends would be one line
     axis.set(xlabel="trials", ylabel="best validation WQL so far", title="tune/linear, shortened; mean and each seed")
-    axis.legend()
+    axis.legend(loc="upper right")
     figure.savefig(path, dpi=80)
 
 
