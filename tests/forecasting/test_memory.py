@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import platform
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -125,3 +128,29 @@ def test_paths_are_those_without_a_bound(zoo):
         for asked in (request, request.changed(max_memory="60MB"))
     )
     assert_equal(bounded.samples, plain.samples)
+
+
+# 100 pieces of 4 MB, every other of which is freed: what is between the others stays with the process, or is given back
+PIECES = """
+import os, sys
+import torch
+from foretrain.forecasting.memory import _return_large_pieces
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+if sys.argv[1] == "bounded":
+    _return_large_pieces()
+torch.ones(10**6)
+before = resident()
+pieces = [torch.ones(10**6) for _ in range(100)]
+del pieces[::2]
+print(resident() - before)
+"""
+
+
+@pytest.mark.processes
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
+def test_under_a_bound_freed_pieces_are_given_back():
+    command = [sys.executable, "-c", PIECES]
+    free, bounded = (int(subprocess.check_output([*command, how])) for how in ("free", "bounded"))
+    assert bounded < 1.1 * 50 * 4e6 < 1.7 * 50 * 4e6 < free

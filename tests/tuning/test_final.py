@@ -317,6 +317,19 @@ def test_a_run_without_a_test_part_is_refused_before_anything_is_trained(
     assert not (found.path / "ledger.jsonl").exists() and not (found.path / "final" / "winner").exists()
 
 
+def test_a_run_that_changed_since_the_search_is_refused(tmp_path: Path) -> None:
+    run = tmp_path / "run.yaml"
+    run.write_text((Path(__file__).parents[2] / "configs" / "linear" / "quick.yaml").read_text())
+    found = create_study(study(tmp_path / "s", run=str(run)), resume=False)
+    found.check_run()
+    run.write_text(run.read_text().replace("seed: 42", "seed: 7"))
+    with (
+        pytest.raises(ConfigError, match=r"run: .*run\.yaml has changed"),
+        final_table(found, WON, command="", say=print),
+    ):
+        pass
+
+
 def test_a_default_that_failed_is_refused(tmp_path: Path) -> None:
     found = create_study(study(tmp_path / "s"), resume=False)
     failed = {"number": -1, "state": "failed", "source": "default", "params": {}, "values": None}

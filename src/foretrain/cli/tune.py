@@ -141,6 +141,7 @@ def tune_best(
     from foretrain.tuning.study import chosen, open_study
 
     study = open_study(folder)
+    study.check_run()
     text = _best_yaml(study, chosen(study, trial))
     out = dash_as_stdout(out)
     if out is None:

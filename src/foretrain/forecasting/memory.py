@@ -6,7 +6,10 @@ growth of the process' resident memory, on a GPU that of the memory which PyTorc
 
 from __future__ import annotations
 
+import ctypes
+import functools
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +23,7 @@ from foretrain.models.memory import BatchSize, in_words, least_bytes, most_bytes
 SHARE = 0.85  # of the bound, since an allocator keeps more than is in use
 RESERVE = 40 * 10**6  # bytes of libraries: buffers of matrix products, first uses
 _FLOAT = 4
+_M_MMAP_THRESHOLD, _LARGE = -3, 2**20  # glibc's number of the setting; bytes
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,7 @@ def bound_of(
     """Return the bound of a forecast of these windows; None if the request has none."""
     if request.max_memory is None:
         return None
+    _return_large_pieces()
     levels, paths = len(request.quantile_levels), 0
     if keep_samples:
         paths = request.num_samples or model.default_samples or 1
@@ -75,6 +80,17 @@ def bound_of(
     # quantiles, and again while they are sorted; means; whether they crossed
     results = values * (2 * levels * _FLOAT + _FLOAT + 1 + paths * _FLOAT)
     return Bound(request.max_memory, results + _copies_of_weights(model, dtype))
+
+
+@functools.cache
+def _return_large_pieces() -> None:
+    """Let glibc give large pieces back to the system as soon as they are freed, for the rest of the process.
+
+    Left alone, it raises the size from which it does so up to 32 MiB, and holes between pieces that live on stay with
+    the process: a forecast of many items then takes more than is in use. Other C libraries have no such setting.
+    """
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE)
 
 
 def _copies_of_weights(model: Forecaster, dtype: torch.dtype | None) -> int:

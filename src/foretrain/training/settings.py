@@ -337,8 +337,8 @@ def check_resumable(saved: dict[str, Any], current: dict[str, Any], schema: type
     if refused:
         lines = "".join(f"\n  {_refusal(key, old.get(key), new.get(key))}" for key in refused)
         raise TrainingError(
-            f"this run cannot be resumed with another config:{lines}\nRestore the values above, or start a new run in "
-            f"another output_dir. These keys may change:{_changeable(schema)}"
+            f"this run cannot be resumed with another config:{lines}\n  Restore the values above, or start a new run "
+            f"in another output_dir. These keys may change:{_changeable(schema)}"
         )
     notes = [f"{key}: {old.get(key)!r} -> {new.get(key)!r}" for key in changed if key != "output_dir"]
     return [*notes, *dict.fromkeys(declared[key].note for key in changed if declared[key].note)]

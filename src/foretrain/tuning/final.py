@@ -65,6 +65,7 @@ def final_table(study: StudyFolder, winner: TrialRecord, *, command: str, say: S
 
 def _table(study: StudyFolder, winner: TrialRecord, command: str, say: Say) -> dict[str, Any]:
     folder = study.path / FINAL
+    study.check_run()
     check_default(study.record(DEFAULT_TRIAL))
     run, source = open_source(run_config(study.config, {}, folder / DEFAULT))
     part = part_of(run, source.corpora, source.selections)

@@ -110,6 +110,14 @@ class StudyFolder:
                     beyond -= sizes.pop(checkpoints)
         return max(beyond, 0)
 
+    def check_run(self) -> None:
+        """Raise ConfigError if the config of the run says something else than it did when the study began."""
+        if _run_hash(self.config) != self.run_hash:
+            raise ConfigError(
+                f"run: {self.config.run} has changed since the study {self.path} began, so that its trials are of "
+                "another run. Undo the change, or begin a new study."
+            )
+
     def run_tree(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Return the config that is tuned, with the keys that all trials share and those of a candidate."""
         path, _ = find_config(Path(self.config.run))
