@@ -32,7 +32,10 @@ from foretrain.tuning.study import StudyFolder, chosen, create_study, open_study
 from foretrain.tuning.trial import run_trial
 
 RATE = "optimizer.learning_rate"
-ROOM = {"data.validation_steps": 96, "data.test_steps": 132, "evaluation.num_windows": 8}  # 8 origins, then 11
+# 8 origins, then 11
+ROOM = {
+    "data.validation_steps": 96, "data.test_steps": 132, "evaluation.num_windows": 8, "training.dtype": "auto",
+}  # fmt: skip
 
 DATES = {
     "data.validation_steps": None,

@@ -26,8 +26,9 @@ from foretrain.models import family
 from foretrain.models.base import Forecaster
 from foretrain.models.hub import facts_of, release_hash, resolve
 from foretrain.reading import Unreadable, read_object
-from foretrain.run.build import open_source
+from foretrain.run.build import open_source, saved_config, settled
 from foretrain.run.config import RunConfig
+from foretrain.run.intact import stage_corpora
 from foretrain.run.promotion import ZERO_SHOT_ARGUMENT, open_reference
 from foretrain.run.train import train_run
 from foretrain.training.run_record import METRICS
@@ -109,7 +110,7 @@ def contenders(study: StudyFolder, winner: TrialRecord, source: AnySource, say: 
 def _trained(study: StudyFolder, key: str, label: str, candidate: Candidate, source: AnySource, say: Say) -> Contender:
     own = final_config(study, candidate, key)
     release = _train(own, source.fingerprint, label, say)
-    resolved, _ = open_source(own)
+    resolved, _ = settled(open_source(own)[0], source, World(), saved_config(release.parent))
     facts = facts_of(release)
     return Contender(
         key,
@@ -142,6 +143,7 @@ def _train(own: RunConfig, fingerprint: str, name: str, say: Say) -> Path:
     say(f"{name}: training in {folder}; its log: {folder / _LOG}")
     try:
         with quiet(folder / _LOG):
+            stage_corpora([own.data], World())  # of one process
             resolved, source = open_source(own)
             world = World.start(own.device, own.threads, own.deadlines)
             train_run(resolved, resume="auto", world=world, source=source)
@@ -199,6 +201,7 @@ def _forecasters(study: StudyFolder, winner: TrialRecord, label: str, source: An
         hashed = None
     for key, shown, candidate in ((WINNER, label, winner.params), (DEFAULT, "default", {})):
         own, _ = open_source(final_config(study, candidate, key), list(source.corpora))
+        own, _ = settled(own, source, World(device=predictor.device))
         context = forecast_context(candidate) or own.data.context_length
         found.append(Contender(key, shown, model, own, context, facts, hashed, lambda: predictor.model, {}))
     return found
