@@ -146,6 +146,10 @@ def test_studies_that_cannot_stand_in_one_table_are_refused(tmp_path: Path):
         load_comparison(write_comparison(tmp_path, first))
     with pytest.raises(ConfigError, match="unknown key"):
         load_comparison(write_comparison(tmp_path, first, other), ["trials=3"])
+    with pytest.raises(ConfigError, match="shared"):
+        load_comparison(write_comparison(tmp_path, first, other), ["shared=5", "shared.trials=3"])
+    with pytest.raises(ConfigError, match="trials"):
+        studies_of(load_comparison(write_comparison(tmp_path, first, other), ["shared.trials=0"]))
 
 
 def test_a_pruned_trial_counts_as_one_more_that_might_have_won():

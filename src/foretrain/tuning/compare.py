@@ -96,7 +96,7 @@ def load_comparison(path: Path, overrides: Sequence[str | tuple[str, Any]] = ())
     for override in overrides:
         key, value = override_of(override)
         section, _, rest = key.partition(".")
-        if section == SHARED and rest:
+        if section == SHARED and rest and isinstance(tree.get(SHARED) or {}, dict):
             tree[SHARED] = {**(tree.get(SHARED) or {}), rest: value}
         else:
             tree = apply_overrides(tree, [(key, value)])
