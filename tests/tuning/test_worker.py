@@ -259,7 +259,10 @@ def test_a_lease_whose_worker_died_after_its_trial_is_deleted(tmp_path: Path):
     finished(study)
     dead = {"host": os.uname().nodename, "pid": 2**22 + 1, "boot": "gone", "started": "1"}
     (study.leases / "0.json").write_text(json.dumps({"holder": dead, "attempts": 1, "deaths": 0}))
+    left = study.trial(0) / ".tmp-result.json"  # it had begun to write the record again
+    left.write_text("{")
     finished(study)
+    assert not left.exists()
 
 
 def test_a_broken_disk_ends_the_worker_and_not_the_trial(tmp_path: Path):

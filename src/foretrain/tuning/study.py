@@ -24,7 +24,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from foretrain.atomic import remove, replacing_file, write_json, write_text
+from foretrain.atomic import remove, remove_leftovers, replacing_file, write_json, write_text
 from foretrain.config import Section, apply_overrides, build, dump_yaml, explained, read_yaml
 from foretrain.errors import ConfigError
 from foretrain.printing import without_secrets
@@ -89,6 +89,11 @@ class StudyFolder:
         lines = "".join(f"{one.model_dump_json()}\n" for one in self.records())
         with replacing_file(self.path / TRIALS) as scratch:
             write_text(scratch, lines)
+
+    def remove_leftovers(self) -> None:
+        """Delete what kills left of records that were being written. Only under the claim lock."""
+        for folder in self.path.glob("trials/*"):
+            remove_leftovers(folder)
 
     def trim(self, running: Iterable[int]) -> int | None:
         """Delete checkpoints of ended trials, the worst first, until all take less than disk_gb.

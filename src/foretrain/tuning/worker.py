@@ -107,6 +107,7 @@ class TuneWorker:
                 else:
                     with self._folder.claims.held():
                         self._leases.drop_ended({_lease_name(record.number) for record in self._folder.records()})
+                        self._folder.remove_leftovers()
                     return
         finally:
             for number, handler in previous.items():
