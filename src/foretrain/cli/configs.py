@@ -16,8 +16,8 @@ from foretrain.cli.options import (
     config_and_overrides,
     dash_as_stdout,
     prepare,
+    write_new_text,
 )
-from foretrain.errors import ConfigError
 
 WIDTH = 120  # characters of a line of the list
 
@@ -50,20 +50,13 @@ def config_copy(
     ] = None,
 ) -> None:
     """Write a shipped config into a file, to edit it."""
-    from foretrain.atomic import create_text, is_stream
+    from foretrain.atomic import is_stream
     from foretrain.run.shipped import config_folder, made_for, shipped_config
 
     source = shipped_config(name)
     plain = source.relative_to(config_folder()).with_suffix("").as_posix()
     out = dash_as_stdout(out) or Path(f"{plain.replace('/', '-')}.yaml")
-    try:
-        create_text(out, source.read_text(encoding="utf-8"))
-    except FileExistsError:
-        raise ConfigError(f"{out}: exists, and is not overwritten. Name another file with --out.") from None
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise ConfigError(f"{out}: cannot be written ({error.strerror or error}). Name another file.") from None
+    write_new_text(out, source.read_text(encoding="utf-8"))
     if not is_stream(out):
         typer.echo(f"wrote {out}: edit it, then foretrain {made_for(plain)} {shlex.quote(str(out))}")
 

@@ -325,6 +325,20 @@ def prepare(threads: int | None) -> None:
         os.environ["OMP_NUM_THREADS"] = str(threads)
 
 
+def write_new_text(out: Path, text: str) -> None:
+    """Write a new file, or into a stream. Raises ConfigError if the file exists or cannot be written."""
+    from foretrain.atomic import create_text
+
+    try:
+        create_text(out, text)
+    except FileExistsError:
+        raise ConfigError(f"{out}: exists, and is not overwritten. Name another file with --out.") from None
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise ConfigError(f"{out}: cannot be written ({error.strerror or error}). Name another file.") from None
+
+
 def dash_as_stdout(path: Path | None) -> Path | None:
     """Return /dev/stdout for -, as other programs call it, and every other path as it is."""
     return Path("/dev/stdout") if path == Path("-") else path

@@ -18,6 +18,7 @@ from foretrain.cli.options import (
     dash_as_stdout,
     prepare,
     require_single_process,
+    write_new_text,
 )
 from foretrain.cli.tune_compare import (
     holds_comparison,
@@ -137,7 +138,7 @@ def tune_best(
 ) -> None:
     """Print the config of a run with the values of the best trial, and where they are from."""
     require_single_process("tune best")
-    from foretrain.atomic import create_text, is_stream
+    from foretrain.atomic import is_stream
     from foretrain.tuning.study import chosen, open_study
 
     study = open_study(folder)
@@ -147,14 +148,7 @@ def tune_best(
     if out is None:
         typer.echo(text, nl=False)
         return
-    try:
-        create_text(out, text)
-    except FileExistsError:
-        raise ConfigError(f"{out}: exists, and is not overwritten. Name another file with --out.") from None
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise ConfigError(f"{out}: cannot be written ({error.strerror or error}). Name another file.") from None
+    write_new_text(out, text)
     if not is_stream(out):
         verb = "train" if study.config.task == "train" else "config show"
         typer.echo(f"wrote {out}" + (f"; foretrain {verb} {shlex.quote(str(out))}" if verb == "train" else ""))
