@@ -18,8 +18,9 @@ from foretrain.cli.app import app
 from foretrain.config import dump_yaml
 from foretrain.errors import ConfigError, DataError
 from foretrain.run.shipped import shipped_config
-from foretrain.tuning.compare import _with_pruned, check_windows, compare_studies, load_comparison, studies_of
+from foretrain.tuning.compare import check_windows, compare_studies, load_comparison, studies_of
 from foretrain.tuning.config import TuneConfig
+from foretrain.tuning.edges import with_pruned
 from foretrain.tuning.losses import read_losses
 from foretrain.tuning.selection import SelectedEdge
 from foretrain.tuning.study import create_study
@@ -154,8 +155,8 @@ def test_studies_that_cannot_stand_in_one_table_are_refused(tmp_path: Path):
 
 def test_a_pruned_trial_counts_as_one_more_that_might_have_won():
     edge = SelectedEdge(3, 10, 10, 0.1, 2.0, 0.04, 0.1)
-    assert _with_pruned(edge, 2).p_value == pytest.approx(0.18) and _with_pruned(edge, 90).p_value == 1
-    assert _with_pruned(edge, 0) == edge
+    assert with_pruned(edge, 2).p_value == pytest.approx(0.18) and with_pruned(edge, 90).p_value == 1
+    assert with_pruned(edge, 0) == edge
 
 
 def test_the_shipped_comparison_is_of_searches_on_one_period():
